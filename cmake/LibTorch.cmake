@@ -1,0 +1,26 @@
+# LibTorch from the PyPI wheel in the environment that launch/setup makes (TESSERA_ENV).
+#
+# The wheel's own TorchConfig.cmake insists on a CUDA toolkit, which a machine without a GPU does not have; a CPU build
+# needs two of its libraries only, and starts a second sooner without the others. Hence the imported target made here.
+if(NOT TESSERA_ENV)
+  set(TESSERA_ENV "$ENV{TESSERA_ENV}")
+endif()
+set(TESSERA_ENV "${TESSERA_ENV}" CACHE PATH "the environment made by launch/setup")
+file(GLOB torch_dirs "${TESSERA_ENV}/lib/python3*/site-packages/torch")
+if(NOT torch_dirs)
+  message(FATAL_ERROR "no LibTorch in TESSERA_ENV='${TESSERA_ENV}'; run launch/setup, which prints the path to set")
+endif()
+list(GET torch_dirs 0 TORCH_DIR)
+
+add_library(tessera_torch INTERFACE)
+target_include_directories(tessera_torch SYSTEM INTERFACE ${TORCH_DIR}/include ${TORCH_DIR}/include/torch/csrc/api/include)
+target_link_libraries(tessera_torch INTERFACE ${TORCH_DIR}/lib/libtorch_cpu.so ${TORCH_DIR}/lib/libc10.so)
+# libtorch_cpu needs libcudart and libcupti, which its own RPATH finds inside the environment.
+target_link_options(tessera_torch INTERFACE -Wl,-rpath,${TORCH_DIR}/lib -Wl,--allow-shlib-undefined)
+find_package(OpenMP REQUIRED)
+
+# One precompiled header for all: torch's headers cost 50 s a file without it.
+file(WRITE ${CMAKE_BINARY_DIR}/pch/pch.cpp "")
+add_library(tessera_pch OBJECT ${CMAKE_BINARY_DIR}/pch/pch.cpp)
+target_link_libraries(tessera_pch PUBLIC tessera_options tessera_torch)
+target_precompile_headers(tessera_pch PUBLIC <torch/torch.h>)
