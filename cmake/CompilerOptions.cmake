@@ -4,6 +4,9 @@ if(NOT CMAKE_BUILD_TYPE)
 endif()
 set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")
 
+# Executables are compiled as the libraries are: otherwise GCC rejects the shared precompiled header for them.
+set(CMAKE_CXX_COMPILE_OPTIONS_PIE -fPIC)
+
 find_program(CCACHE ccache)
 if(CCACHE)
   # Precompiled headers need the sloppiness: ccache must not look at their time stamps.

@@ -32,6 +32,12 @@ struct Message {
   int tag = 0;
 };
 
+/// While one of these is alive in a rank, peers that wait for that rank wait on instead of failing: it tokenises or saves.
+class LongPhase {
+ public:
+  virtual ~LongPhase() = default;
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -51,18 +57,14 @@ class Communicator {
   virtual WorkPtr all_to_all(at::Tensor output, at::Tensor input, std::vector<int64_t> output_splits,
                              std::vector<int64_t> input_splits) = 0;
   virtual WorkPtr broadcast(at::Tensor tensor, int root) = 0;
-  /// All sends and receives are posted at once, so neighbours that send both ways cannot deadlock.
+  /// All sends and receives are posted at once, so neighbours that send both ways cannot deadlock. Concerns the named
+  /// peers only; tags are in [0, 2^20).
   virtual WorkPtr exchange(std::vector<Message> sends, std::vector<Message> receives) = 0;
   virtual void barrier() = 0;
   /// Collective. Ranks of equal `color` form a new communicator, ordered by `key`.
   [[nodiscard]] virtual std::unique_ptr<Communicator> split(int color, int key, std::string axis) = 0;
-};
-
-/// Deadlines do not count while one of these is alive anywhere in the process's peers: a rank that tokenises or saves
-/// announces it, and its peers wait.
-class LongPhase {
- public:
-  virtual ~LongPhase() = default;
+  /// Tells the peers that this rank is busy with `what` ("saving checkpoint") until the returned object dies. Local.
+  [[nodiscard]] virtual std::unique_ptr<LongPhase> announce(std::string what) = 0;
 };
 
 /// The group of one.
