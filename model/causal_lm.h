@@ -25,7 +25,7 @@ struct NamedWeight {
   int64_t row_begin = 0;
   std::vector<int64_t> shape;
 
-  [[nodiscard]] at::Tensor view() const { return parameter->value.narrow(0, row_begin, shape[0]); }
+  [[nodiscard]] at::Tensor view() const { return parameter->value.detach().narrow(0, row_begin, shape[0]); }
   /// Offset of the first element within the parameter.
   [[nodiscard]] int64_t offset() const;
   [[nodiscard]] int64_t numel() const;
