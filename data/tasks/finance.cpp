@@ -50,6 +50,10 @@ Problem coding(Draw& draw) {
 
   Problem problem;
   problem.kind = "coding";
+  problem.rules =
+      "Booking code: TRV travel, OFF office supplies, ITE hardware, SWL software and online services, MKT advertising, "
+      "LEG legal, tax and audit, UTL utilities, TRN training; net under 500 A, 500 to 4999 B, 5000 and over C; domestic "
+      "1, EU 2, overseas 3. Example code: TRV-A1.";
   problem.parameters = concat("coding ", item, ' ', amount, ' ', origin);
   switch (draw.below(3)) {
     case 0:
@@ -75,6 +79,7 @@ Problem gross(Draw& draw) {
   const int64_t tax = net * rate / 100;
   Problem problem;
   problem.kind = "gross";
+  problem.rules = "Gross is net plus VAT. Example: 240 EUR.";
   problem.parameters = concat("gross ", rate, ' ', net);
   problem.prompt = draw.below(2) == 0 ? concat("Net ", net, " EUR, VAT ", rate, "%. Gross amount?")
                                       : concat("An invoice is ", net, " EUR net with ", rate,
@@ -103,6 +108,7 @@ Problem due_date(Draw& draw) {
   const Month& last = next ? kMonths[static_cast<size_t>((month + 1) % 12)] : first;
   Problem problem;
   problem.kind = "due";
+  problem.rules = "The due date is the invoice date plus the days, not in a leap year. Example: 14 March.";
   problem.parameters = concat("due ", month, ' ', day, ' ', term);
   problem.prompt = draw.below(2) == 0
                        ? concat("Invoice of ", day, ' ', first.name, ", payable within ", term, " days. Due date?")
@@ -124,12 +130,6 @@ Problem draw_problem(uint64_t seed, uint64_t index, uint32_t attempt) {
 
 Task finance_task() {
   return {"finance", "accounts payable: booking codes by the house's chart of accounts, gross amounts, due dates",
-          "House rules. A booking code is ACCOUNT-APPROVAL TAX, for instance TRV-A1. Account by item: TRV travel, OFF "
-          "office supplies, ITE computer hardware, SWL software and online services, MKT advertising, LEG legal, tax and "
-          "audit, UTL utilities, TRN training. Approval by net amount: A under 500 EUR, B 500 to 4999, C 5000 and over. "
-          "Tax: 1 domestic, 2 EU, 3 overseas. Gross is net plus VAT, for instance 240 EUR. A due date is the invoice date "
-          "plus the days, in a year that is not a leap year, for instance 14 March. Give one line of working, then a "
-          "last line \"Answer: \" with the answer alone.",
           draw_problem};
 }
 

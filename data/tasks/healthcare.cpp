@@ -47,6 +47,10 @@ Problem coding(Draw& draw) {
 
   Problem problem;
   problem.kind = "coding";
+  problem.rules =
+      "Arrival code: CAR heart and chest, ORT bones and joints, NEU head and nerves, RES breathing, GAS stomach, DER "
+      "skin, EYE eyes, ENT ear, nose, throat; age under 18 C, 18 to 64 A, 65 and over S; pain 0 to 3 1, 4 to 6 2, 7 to "
+      "10 3. Example code: CAR-A2.";
   problem.parameters = concat("coding ", complaint, ' ', age, ' ', pain);
   switch (draw.below(3)) {
     case 0:
@@ -79,6 +83,7 @@ Problem dose(Draw& draw) {
 
   Problem problem;
   problem.kind = "dose";
+  problem.rules = "A dose is weight times rate, but never above the limit. Example: 120 mg.";
   problem.parameters = concat("dose ", rate, ' ', weight, ' ', limit);
   problem.prompt = draw.below(2) == 0
                        ? concat("Dose order: ", rate, " mg per kg, weight ", weight, " kg, at most ", limit,
@@ -104,6 +109,7 @@ Problem infusion(Draw& draw) {
   const int64_t start = draw.between(6, 15);
   Problem problem;
   problem.kind = "infusion";
+  problem.rules = "An infusion takes volume / rate hours. Example: 14:00.";
   problem.parameters = concat("infusion ", rate, ' ', hours, ' ', start);
   problem.prompt = draw.below(2) == 0
                        ? concat("An infusion of ", rate * hours, " ml at ", rate, " ml per hour starts at ",
@@ -127,12 +133,6 @@ Problem draw_problem(uint64_t seed, uint64_t index, uint32_t attempt) {
 Task healthcare_task() {
   return {"healthcare",
           "hospital administration: arrival codes by the house's table, dose orders with a limit, ends of infusions",
-          "House rules. An arrival code is DEPARTMENT-GROUP LEVEL, for instance CAR-A2. Department by complaint: CAR "
-          "heart and chest, ORT bones and joints, NEU head and nerves, RES breathing, GAS stomach, DER skin, EYE eyes, "
-          "ENT ear, nose, throat. Group by age: C under 18, A 18 to 64, S 65 and over. Level by pain: 1 for 0 to 3, 2 "
-          "for 4 to 6, 3 for 7 to 10. A dose is weight times rate, but never above the limit, for instance 120 mg. An "
-          "infusion ends volume / rate hours after its start, for instance 14:00. Give one line of working, then a "
-          "last line \"Answer: \" with the answer alone.",
           draw_problem};
 }
 

@@ -20,6 +20,8 @@ namespace {
 constexpr uint32_t kBucketSite = 0x4255434b;
 constexpr uint64_t kNumBuckets = 5;  // one of them is held out
 constexpr uint64_t kExampleSeed = 0x6578616d706c65;
+constexpr const char* kFormat =
+    " Give one line of working, then a last line \"Answer: \" with the answer alone.\n\n";
 constexpr uint32_t kMaxAttempts = 4000;
 constexpr uint32_t kMaxAttemptsToBeDistinct = 200;
 
@@ -134,7 +136,7 @@ std::vector<std::string> synthesize(const SynthesisConfig& config) {
   };
   for (const Problem& problem : generate_problems(task, config.count, config.seed, config.split)) {
     nlohmann::ordered_json messages = nlohmann::ordered_json::array();
-    std::string preamble = config.few_shot > 0 ? task.rules + "\n\n" : "";
+    std::string preamble = config.few_shot > 0 ? problem.rules + kFormat : "";
     for (const Problem& example : examples_for(task, problem.kind, config.few_shot)) {
       messages.push_back(turn("user", preamble + example.prompt));
       messages.push_back(turn("assistant", example.response()));

@@ -1,5 +1,5 @@
 // Sector tasks: endless problems of a sector with short answers that can be verified, for fine-tuning, for rewards and
-// for evaluation. `tessera synthesize` writes them. Every rule is the task's own and stated in `rules`: arithmetic,
+// for evaluation. `tessera synthesize` writes them. Every rule is the task's own and stated with the problem's kind: arithmetic,
 // coding of records, sorting by given rules; nothing here is advice.
 //
 // Problem i of (seed, split) depends on those three only. Train and held-out are apart by construction: a problem's
@@ -23,6 +23,7 @@ struct Problem {
   std::string prompt;   // what the user says
   std::string working;  // one short line that leads to the answer
   std::string answer;
+  std::string rules;       // of this kind, in words: what one must know to solve it
   std::string parameters;  // what the answer depends on; decides the bucket
 
   /// The assistant's turn: the working, and a last line "Answer: ...".
@@ -32,8 +33,7 @@ struct Problem {
 struct Task {
   std::string name;
   std::string description;
-  std::string rules;                        // the task's rules and the answer's format, in words
-  Problem (*draw)(uint64_t seed, uint64_t index, uint32_t attempt);  // any bucket
+  Problem (*draw)(uint64_t seed, uint64_t index, uint32_t attempt);  // of any kind and bucket
 };
 
 /// All tasks, in a fixed order.
@@ -50,7 +50,7 @@ struct SynthesisConfig {
   int64_t count = 1000;
   uint64_t seed = 0;
   Split split = Split::kTrain;
-  int64_t few_shot = 0;  // worked examples (and the rules) put before each problem: for models that never saw the task
+  int64_t few_shot = 0;  // worked examples of the kind, with its rules, put before each problem
 
   void validate() const;  // throws ConfigError
 };
