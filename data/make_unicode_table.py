@@ -76,7 +76,7 @@ items = []
 for name in ("L", "Lu", "Ll", "Lt", "Lm", "Lo", "M", "Mn", "Mc", "Me", "N", "Nd", "Nl", "No", "P", "S", "w"):
     if name == "w":
         old = {c for c in CODE_POINTS if CATEGORY[c][0] in "LM" or CATEGORY[c] in ("Nd", "Pc")}
-        newer = [c for c in members(r"\w") if c not in old]
+        newer = [c for c in members(r"[\w]") if c not in old]
     else:
         newer = [c for c in members(r"\p{%s}" % name) if not CATEGORY[c].startswith(name)]
     items += [f'{{"{name}",{first},{last}}},' for first, last in ranges(newer)]

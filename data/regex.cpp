@@ -32,11 +32,14 @@ std::string newer_members(std::string_view property) {
 
 // The members that a class escape at `i` (behind the backslash) stands for; "" when it stands for itself. Moves `i` to
 // its last character and tells whether it is negated.
-std::string class_members(const std::string& pattern, size_t& i, bool& negated) {
+std::string class_members(const std::string& pattern, size_t& i, bool in_class, bool& negated) {
   const char kind = pattern[i];
   negated = kind == 'S' || kind == 'W';
   if (kind == 's' || kind == 'S') return std::string(kSpaceMembers);
-  if (kind == 'w' || kind == 'W') return std::string(kWordMembers) + newer_members("w");
+  if (kind == 'w' || kind == 'W') {
+    // Outside of a class, Oniguruma takes the six Latin-1 numerics (superscripts, fractions) for word characters too.
+    return std::string(kWordMembers) + (in_class ? "" : R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})") + newer_members("w");
+  }
   if ((kind != 'p' && kind != 'P') || i + 1 >= pattern.size() || pattern[i + 1] != '{') return "";
   const size_t close = pattern.find('}', i);
   if (close == std::string::npos) return "";
@@ -66,7 +69,7 @@ std::string translate_pattern(const std::string& pattern, std::string_view where
       const char next = pattern[++i];
       bool negated = false;
       const size_t start = i;
-      if (const std::string members = class_members(pattern, i, negated); !members.empty()) {
+      if (const std::string members = class_members(pattern, i, class_depth > 0, negated); !members.empty()) {
         if (negated && class_depth > 0) refuse("\\" + pattern.substr(start, i - start + 1) + " inside a class");
         out += class_depth > 0 ? members : detail::concat(negated ? "[^" : "[", members, ']');
       } else if (next == 'h' || next == 'H' || next == 'X' || next == 'R' || next == 'K' || next == 'g' || next == 'k' ||
