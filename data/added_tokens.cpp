@@ -22,7 +22,8 @@ bool is_word(std::string_view text, size_t at) {
   const CodePoint c = decode_utf8(text.data() + at);
   if ((char_classes()[c.value] & (kLetter | kMark)) != 0) return true;
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c.value));
-  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_PC;
+  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_PC ||
+         (category == UTF8PROC_CATEGORY_CN && char_classes()[c.value] == kNumber);  // a digit newer than utf8proc
 }
 }  // namespace
 
