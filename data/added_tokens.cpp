@@ -1,5 +1,7 @@
 #include "data/added_tokens.h"
 
+#include <utf8proc.h>
+
 #include <algorithm>
 
 #include "data/unicode.h"
@@ -17,7 +19,11 @@ size_t previous_char(std::string_view text, size_t at) {
 }
 
 bool is_word(std::string_view text, size_t at) {
-  return text[at] == '_' || (class_at(text, at) & (kLetter | kMark | kNumber)) != 0;
+  const CodePoint c = decode_utf8(text.data() + at);
+  if ((char_classes()[c.value] & (kLetter | kMark)) != 0) return true;
+  const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c.value));
+  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_PC ||
+         (category == UTF8PROC_CATEGORY_CN && char_classes()[c.value] == kNumber);  // a digit newer than utf8proc
 }
 }  // namespace
 

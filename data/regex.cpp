@@ -3,7 +3,10 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <cstdio>
+
 #include "core/error.h"
+#include "data/unicode.h"
 
 namespace tessera::data {
 
@@ -13,6 +16,44 @@ constexpr uint32_t kMatchLimit = 50'000'000;
 // What Oniguruma means by \s and \w: PCRE2 adds U+180E to the first and leaves marks out of the second.
 constexpr std::string_view kSpaceMembers = R"(\t-\r\x{85}\p{Z})";
 constexpr std::string_view kWordMembers = R"(\p{L}\p{M}\p{Nd}\p{Pc})";
+
+// Class members "\x{..}-\x{..}" of the characters that Hugging Face's engine has in `property` and PCRE2 may not.
+std::string newer_members(std::string_view property) {
+  std::string out;
+  for (int i = 0; i < table::kNumNewerRanges; ++i) {
+    const table::NewerRange& range = table::kNewerRanges[i];
+    if (property != range.property) continue;
+    char text[40];
+    std::snprintf(text, sizeof text, "\\x{%x}-\\x{%x}", range.first, range.last);
+    out += text;
+  }
+  return out;
+}
+
+// The members that a class escape at `i` (behind the backslash) stands for; "" when it stands for itself. Moves `i` to
+// its last character and tells whether it is negated.
+std::string class_members(const std::string& pattern, size_t& i, bool in_class, bool& negated) {
+  const char kind = pattern[i];
+  negated = kind == 'S' || kind == 'W';
+  if (kind == 's' || kind == 'S') return std::string(kSpaceMembers);
+  if (kind == 'w' || kind == 'W') {
+    // Outside of a class, Oniguruma takes the six Latin-1 numerics (superscripts, fractions) for word characters too.
+    return std::string(kWordMembers) + (in_class ? "" : R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})") + newer_members("w");
+  }
+  if ((kind != 'p' && kind != 'P') || i + 1 >= pattern.size() || pattern[i + 1] != '{') return "";
+  const size_t close = pattern.find('}', i);
+  if (close == std::string::npos) return "";
+  std::string name = pattern.substr(i + 2, close - i - 2);
+  negated = kind == 'P';
+  if (!name.empty() && name[0] == '^') {
+    negated = !negated;
+    name.erase(0, 1);
+  }
+  const std::string newer = newer_members(name);
+  if (newer.empty()) return "";
+  i = close;
+  return "\\p{" + name + "}" + newer;
+}
 }  // namespace
 
 std::string translate_pattern(const std::string& pattern, std::string_view where) {
@@ -26,12 +67,11 @@ std::string translate_pattern(const std::string& pattern, std::string_view where
     const char c = pattern[i];
     if (c == '\\' && i + 1 < pattern.size()) {
       const char next = pattern[++i];
-      if (next == 's' || next == 'w') {
-        const std::string_view members = next == 's' ? kSpaceMembers : kWordMembers;
-        out += class_depth > 0 ? std::string(members) : detail::concat('[', members, ']');
-      } else if (next == 'S' || next == 'W') {
-        if (class_depth > 0) refuse(detail::concat("\\", next, " inside a class"));
-        out += detail::concat("[^", next == 'S' ? kSpaceMembers : kWordMembers, ']');
+      bool negated = false;
+      const size_t start = i;
+      if (const std::string members = class_members(pattern, i, class_depth > 0, negated); !members.empty()) {
+        if (negated && class_depth > 0) refuse("\\" + pattern.substr(start, i - start + 1) + " inside a class");
+        out += class_depth > 0 ? members : detail::concat(negated ? "[^" : "[", members, ']');
       } else if (next == 'h' || next == 'H' || next == 'X' || next == 'R' || next == 'K' || next == 'g' || next == 'k' ||
                  next == 'b' || next == 'B' || next == 'G' || next == 'C') {
         refuse(detail::concat("\\", next));

@@ -25,6 +25,18 @@ struct UnicodeRun {
 };
 extern const UnicodeRun kUnicodeRuns[];
 extern const int kNumUnicodeRuns;
+
+/// Members of \p{property} in tokenizers' regular expressions that PCRE2 of Unicode 14 does not know.
+struct NewerRange {
+  const char* property;
+  uint32_t first, last;
+};
+extern const NewerRange kNewerRanges[];
+extern const int kNumNewerRanges;
+
+/// Characters too new for tokenizers' normaliser: they stay, and nothing combines across them.
+extern const uint32_t kUnnormalized[][2];
+extern const int kNumUnnormalized;
 }  // namespace table
 
 /// The class of each of the 0x110000 code points.
