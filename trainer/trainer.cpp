@@ -91,12 +91,11 @@ TrainEnd Trainer::train() {
 void Trainer::load_data() {
   const std::filesystem::path folder = config_.model.tokenizer_folder();
   tokenizer_ = std::make_unique<data::Tokenizer>(data::Tokenizer::load(folder));
-  if (data::ChatTemplate::exists(folder))
-    chat_template_ = std::make_unique<data::ChatTemplate>(data::ChatTemplate::load(folder));
+  chat_template_ = data::ChatTemplate::load_if_present(folder);
   const auto busy = world_.announce("preparing data");
   const data::Share share{.rank = world_.rank(), .size = world_.size(), .barrier = [this] { world_.barrier(); }};
   const auto open = [&](const std::vector<data::SourceConfig>& sources) {
-    return std::make_unique<data::Dataset>(sources, config_.data, *tokenizer_, chat_template_.get(), config_.seed,
+    return std::make_unique<data::Dataset>(sources, config_.data, *tokenizer_, chat_template_ ? &*chat_template_ : nullptr, config_.seed,
                                            run_.path() / "cache", share, options_.show_progress && world_.rank() == 0);
   };
   train_data_ = open(config_.data.train);

@@ -5,8 +5,10 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "data/chat_template.h"
 #include "data/dataset.h"
 #include "data/loader.h"
 #include "data/tokenizer.h"
@@ -65,7 +67,7 @@ class Trainer final {
   parallel::Communicator& dp_;
   RunFolder run_;
   std::unique_ptr<data::Tokenizer> tokenizer_;
-  std::unique_ptr<data::ChatTemplate> chat_template_;
+  std::optional<data::ChatTemplate> chat_template_;
   std::unique_ptr<data::Dataset> train_data_, validation_data_;
   std::unique_ptr<model::CausalLM> model_;
   std::unique_ptr<parallel::FlatBuckets> buckets_;
