@@ -2,6 +2,8 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <optional>
+
 #include "core/error.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/rms_norm.h"
@@ -59,8 +61,10 @@ void adapters_backward(const at::Tensor& dy, const at::Tensor& u, const LinearSp
 
 // The parameters' values are arguments so that autograd records the node when one of them is trainable.
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& residual,
-                            const at::Tensor& /*anchor*/, const LinearSpec* spec) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
+                            const std::optional<at::Tensor>& optional_residual, const at::Tensor& /*anchor*/,
+                            const LinearSpec* spec) {
+    const at::Tensor residual = optional_residual.value_or(at::Tensor());
     at::Tensor rstd;
     const at::Tensor u = apply_prologue(x, *spec, &rstd);
     at::Tensor y = product_with_residual(u, *spec, residual);
@@ -111,7 +115,7 @@ at::Tensor anchor_of(const LinearSpec& spec) {
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
-  return LinearFunction::apply(x, residual, anchor_of(spec), &spec);
+  return LinearFunction::apply(x, residual.defined() ? std::optional(residual) : std::nullopt, anchor_of(spec), &spec);
 }
 
 at::Tensor linear_inference(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {

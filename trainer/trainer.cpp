@@ -1,6 +1,6 @@
 #include "trainer/trainer.h"
 
-#include <ATen/ops/from_blob.h>
+#include <ATen/Parallel.h>
 #include <ATen/ops/tensor.h>
 #include <sys/resource.h>
 
@@ -53,7 +53,7 @@ TrainEnd Trainer::train() {
   int64_t step = resume();
   run_.begin(step);
   run_.update_run_json({{"state", "running"}, {"mesh", mesh_.describe()}, {"world_size", world_.size()}});
-  data::StepLoader loader(*train_data_, {.sequences_per_step = config_.train.sequences_per_step,
+  data::StepLoader loader(*data_.train, {.sequences_per_step = config_.train.sequences_per_step,
                                          .sequences_per_microbatch = config_.train.sequences_per_microbatch,
                                          .dp_rank = dp_.rank(), .dp_size = dp_.size(), .first_step = step});
   Progress progress(config_.name, config_.train.steps, "steps", options_.show_progress && world_.rank() == 0, step);
@@ -89,18 +89,11 @@ TrainEnd Trainer::train() {
 }
 
 void Trainer::load_data() {
-  const std::filesystem::path folder = config_.model.tokenizer_folder();
-  tokenizer_ = std::make_unique<data::Tokenizer>(data::Tokenizer::load(folder));
-  chat_template_ = data::ChatTemplate::load_if_present(folder);
   const auto busy = world_.announce("preparing data");
-  const data::Share share{.rank = world_.rank(), .size = world_.size(), .barrier = [this] { world_.barrier(); }};
-  const auto open = [&](const std::vector<data::SourceConfig>& sources) {
-    return std::make_unique<data::Dataset>(sources, config_.data, *tokenizer_, chat_template_ ? &*chat_template_ : nullptr, config_.seed,
-                                           run_.path() / "cache", share, options_.show_progress && world_.rank() == 0);
-  };
-  train_data_ = open(config_.data.train);
-  if (!config_.data.validation.empty()) validation_data_ = open(config_.data.validation);
-  log::info("training data: ", train_data_->num_rows(), " rows, ", train_data_->num_tokens(), " tokens");
+  data_ = load_datasets(config_, {.rank = world_.rank(), .size = world_.size(), .threads = at::get_num_threads(),
+                                  .barrier = [this] { world_.barrier(); }},
+                        options_.show_progress && world_.rank() == 0);
+  log::info("training data: ", data_.train->num_rows(), " rows, ", data_.train->num_tokens(), " tokens");
 }
 
 void Trainer::load_model() {
@@ -109,8 +102,8 @@ void Trainer::load_model() {
   const bool fresh = source.path.empty();
   model_ = std::make_unique<model::CausalLM>(fresh ? model::ModelConfig::from_json(source.config, "model.config")
                                                    : model::ModelConfig::load(source.path));
-  if (tokenizer_->vocab_size() > model_->config().vocab_size)
-    throw ConfigError(detail::concat("the tokenizer has ", tokenizer_->vocab_size(), " tokens, the model's vocab_size is ",
+  if (data_.tokenizer->vocab_size() > model_->config().vocab_size)
+    throw ConfigError(detail::concat("the tokenizer has ", data_.tokenizer->vocab_size(), " tokens, the model's vocab_size is ",
                                      model_->config().vocab_size, "; use the tokenizer that belongs to the model"));
   if (source.lora) model::add_adapters(*model_, *source.lora, config_.seed);
   std::vector<parallel::FlatBuckets::Item> trained;
@@ -143,7 +136,7 @@ std::vector<model::NamedWeight> Trainer::trained_weights() const {
 int64_t Trainer::resume() {
   auto found = find_resume_point(run_.checkpoints(), options_.resume, world_);
   if (!found) return 0;
-  check_resumable(found->manifest.state, options_.recipe_keys, train_data_->hash(), base_hash_, found->folder.string());
+  check_resumable(found->manifest.state, options_.recipe_keys, data_.train->hash(), base_hash_, found->folder.string());
   checkpoint::CheckpointReader reader(found->folder, found->manifest);
   optimizer_->load(trained_weights(), reader);
   const json& state = found->manifest.state;
@@ -215,7 +208,7 @@ double Trainer::evaluate() {
   const auto busy = world_.announce("evaluating");
   at::NoGradGuard no_grad;
   double sum = 0, count = 0;
-  for (const data::MicroBatch& micro : data::validation_batches(*validation_data_, dp_.rank(), dp_.size(), config_.train.sequences_per_microbatch)) {
+  for (const data::MicroBatch& micro : data::validation_batches(*data_.validation, config_.train.sequences_per_microbatch, dp_.rank(), dp_.size())) {
     if (micro.targets.empty()) continue;
     const ModelBatch tensors = to_model_batch(micro, 1.0f);
     const at::Tensor hidden = model_->hidden_states(tensors.tokens, tensors.positions, micro.segments);
@@ -229,7 +222,7 @@ double Trainer::evaluate() {
 
 void Trainer::save(int64_t step) {
   const json state = {{"updates", updates_}, {"skipped_steps", skipped_total_}, {"recipe", options_.recipe_keys},
-                      {"data_hash", train_data_->hash()}, {"base_hash", base_hash_}, {"mesh", mesh_.describe()},
+                      {"data_hash", data_.train->hash()}, {"base_hash", base_hash_}, {"mesh", mesh_.describe()},
                       {"base_model", config_.model.path}};
   checkpoint::write_checkpoint(run_.checkpoints(), step, optimizer_->owned_ranges(trained_weights()), state, world_);
   if (world_.rank() == 0) checkpoint::apply_retention(run_.checkpoints(), config_.checkpoint.keep);

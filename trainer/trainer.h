@@ -5,17 +5,14 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 
-#include "data/chat_template.h"
-#include "data/dataset.h"
 #include "data/loader.h"
-#include "data/tokenizer.h"
 #include "model/causal_lm.h"
 #include "parallel/flat_buckets.h"
 #include "parallel/mesh.h"
 #include "trainer/config.h"
+#include "trainer/datasets.h"
 #include "trainer/optimizer.h"
 #include "trainer/run_folder.h"
 
@@ -58,7 +55,7 @@ class Trainer final {
   void save(int64_t step);
   void report(int64_t step, const StepResult& result, double validation_loss);
   [[nodiscard]] std::vector<model::NamedWeight> trained_weights() const;
-  [[nodiscard]] bool has_validation() const { return validation_data_ != nullptr; }
+  [[nodiscard]] bool has_validation() const { return data_.validation != nullptr; }
 
   TrainerConfig config_;
   TrainOptions options_;
@@ -66,9 +63,7 @@ class Trainer final {
   parallel::Mesh mesh_;
   parallel::Communicator& dp_;
   RunFolder run_;
-  std::unique_ptr<data::Tokenizer> tokenizer_;
-  std::optional<data::ChatTemplate> chat_template_;
-  std::unique_ptr<data::Dataset> train_data_, validation_data_;
+  Datasets data_;
   std::unique_ptr<model::CausalLM> model_;
   std::unique_ptr<parallel::FlatBuckets> buckets_;
   std::unique_ptr<AdamW> optimizer_;
