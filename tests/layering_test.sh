@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# tests/layering passes on the tree and fails on each kind of violation.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+"$here/layering" "$here/.."
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+expect_violation() {  # FILE INCLUDE
+  rm -rf "${scratch:?}"/*
+  mkdir -p "$scratch/$(dirname "$1")"
+  printf '#pragma once\n#include <vector>\n#include "%s"\n' "$2" >"$scratch/$1"
+  if "$here/layering" "$scratch" >"$scratch/out"; then
+    echo "not detected: $1 including $2"
+    exit 1
+  fi
+  grep -q "^$1:3: " "$scratch/out" || { echo "no position given:"; cat "$scratch/out"; exit 1; }
+}
+expect_violation core/a.h data/b.h
+expect_violation data/tasks/a.cpp parallel/b.h
+expect_violation kernels/cuda/a.cu parallel/b.h
+expect_violation model/a.cpp trainer/b.h
+expect_violation checkpoint/a.cpp model/b.h
+expect_violation parallel/a.h mesh.h
+echo passed
