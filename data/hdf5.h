@@ -1,5 +1,5 @@
-// A thin wrapper of the HDF5 C library: handles that close themselves, and one lock, since the library's state is global
-// and its Debian build is not thread-safe in every call.
+// A thin wrapper of the HDF5 C library: handles that close themselves, and one lock, since the
+// library's state is global and its Debian build is not thread-safe in every call.
 #pragma once
 
 #include <hdf5.h>
@@ -9,7 +9,8 @@
 
 namespace tessera::data::hdf5 {
 
-/// Held around every use of the library. Also keeps it from printing errors, which are reported by us.
+/// Held around every use of the library. Also keeps it from printing errors, which are reported by
+/// us.
 class Lock final {
  public:
   Lock() : lock_(mutex()) { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }

@@ -18,7 +18,7 @@ namespace tessera::data {
 
 namespace {
 namespace fs = std::filesystem;
-constexpr size_t kBlock = 1024;  // lines encoded at a time
+constexpr size_t kBlock = 1024;   // lines encoded at a time
 constexpr int kCacheVersion = 1;  // changes when the same input gives other tokens
 
 // A sample's text in a mapped file.
@@ -44,7 +44,9 @@ Sources open_sources(const std::vector<std::string>& names) {
   return sources;
 }
 
-bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n") == std::string_view::npos; }
+bool is_blank(std::string_view text) {
+  return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
+}
 
 // The lines of this rank: those that begin in its share of all bytes.
 std::vector<Line> lines_of(const Sources& sources, const Share& share) {
@@ -78,19 +80,23 @@ std::vector<Line> lines_of(const Sources& sources, const Share& share) {
   return lines;
 }
 
-EncodedSample encode_line(const Line& line, const Sources& sources, const Tokenizer& tokenizer, const ChatTemplate* chat_template) {
+EncodedSample encode_line(const Line& line, const Sources& sources, const Tokenizer& tokenizer,
+                          const ChatTemplate* chat_template) {
   const std::string& name = sources.names[static_cast<size_t>(line.file)];
   if (line.number == 0) {
-    if (!is_valid_utf8(line.text)) throw ConfigError(name + ": not UTF-8; convert it (iconv -f latin1 -t utf-8)");
+    if (!is_valid_utf8(line.text))
+      throw ConfigError(name + ": not UTF-8; convert it (iconv -f latin1 -t utf-8)");
     return encode_text(line.text, tokenizer, name);
   }
   const std::string where = name + ":" + std::to_string(line.number);
   return encode_sample(parse_json(line.text, where), tokenizer, chat_template, where);
 }
 
-// Encodes lines [first, first + samples.size()) on `threads` threads; the error of the first bad line is thrown.
-void encode_block(const std::vector<Line>& lines, size_t first, int threads, const Sources& sources, const Tokenizer& tokenizer,
-                  const ChatTemplate* chat_template, std::vector<EncodedSample>& samples) {
+// Encodes lines [first, first + samples.size()) on `threads` threads; the error of the first bad
+// line is thrown.
+void encode_block(const std::vector<Line>& lines, size_t first, int threads, const Sources& sources,
+                  const Tokenizer& tokenizer, const ChatTemplate* chat_template,
+                  std::vector<EncodedSample>& samples) {
   std::atomic<size_t> next{0};
   std::mutex mutex;
   size_t bad = samples.size();
@@ -111,27 +117,32 @@ void encode_block(const std::vector<Line>& lines, size_t first, int threads, con
   };
   {
     std::vector<std::jthread> pool;
-    for (int i = 1; i < threads && static_cast<size_t>(i) < samples.size(); ++i) pool.emplace_back(work);
+    for (int i = 1; i < threads && static_cast<size_t>(i) < samples.size(); ++i)
+      pool.emplace_back(work);
     work();
   }
   if (error) std::rethrow_exception(error);
 }
 
-StoreInfo info_of(const Sources& sources, const Tokenizer& tokenizer, const ChatTemplate* chat_template) {
-  return {sources.hashed, tokenizer.hash(), chat_template == nullptr ? "" : chat_template->hash(), tokenizer.vocab_size()};
+StoreInfo info_of(const Sources& sources, const Tokenizer& tokenizer,
+                  const ChatTemplate* chat_template) {
+  return {sources.hashed, tokenizer.hash(), chat_template == nullptr ? "" : chat_template->hash(),
+          tokenizer.vocab_size()};
 }
 
-void write_share(const fs::path& path, const Sources& sources, const Tokenizer& tokenizer, const ChatTemplate* chat_template,
-                 const Share& share, bool show_progress) {
+void write_share(const fs::path& path, const Sources& sources, const Tokenizer& tokenizer,
+                 const ChatTemplate* chat_template, const Share& share, bool show_progress) {
   const std::vector<Line> lines = lines_of(sources, share);
   TokenStoreWriter writer(path, info_of(sources, tokenizer, chat_template));
-  Progress progress("tokenize", static_cast<int64_t>(lines.size()), "samples", show_progress && share.rank == 0);
+  Progress progress("tokenize", static_cast<int64_t>(lines.size()), "samples",
+                    show_progress && share.rank == 0);
   std::vector<EncodedSample> samples;
   for (size_t first = 0; first < lines.size(); first += kBlock) {
     samples.assign(std::min(kBlock, lines.size() - first), {});
     encode_block(lines, first, share.threads, sources, tokenizer, chat_template, samples);
     for (size_t i = 0; i < samples.size(); ++i) {
-      writer.append(samples[i].tokens, samples[i].loss_mask, lines[first + i].file, lines[first + i].number);
+      writer.append(samples[i].tokens, samples[i].loss_mask, lines[first + i].file,
+                    lines[first + i].number);
     }
     progress.update(static_cast<int64_t>(first + samples.size()));
   }
@@ -163,15 +174,19 @@ void merge_parts(const fs::path& output, int size) {
   for (int rank = 0; rank < size; ++rank) fs::remove(part_path(output, rank, size));
 }
 
-// Both barriers are passed whatever this rank found, so that ranks that see the folder differently do not part ways.
-void prepare(const fs::path& output, const Sources& sources, const Tokenizer& tokenizer, const ChatTemplate* chat_template,
-             const Share& share, bool show_progress, bool keep_existing) {
+// Both barriers are passed whatever this rank found, so that ranks that see the folder differently
+// do not part ways.
+void prepare(const fs::path& output, const Sources& sources, const Tokenizer& tokenizer,
+             const ChatTemplate* chat_template, const Share& share, bool show_progress,
+             bool keep_existing) {
   const auto done = [&] { return keep_existing && fs::exists(output); };
   if (share.size == 1) {
     if (!done()) write_share(output, sources, tokenizer, chat_template, share, show_progress);
     return;
   }
-  if (!done()) write_share(part_path(output, share.rank, share.size), sources, tokenizer, chat_template, share, show_progress);
+  if (!done())
+    write_share(part_path(output, share.rank, share.size), sources, tokenizer, chat_template, share,
+                show_progress);
   share.barrier();
   if (share.rank == 0 && !done()) merge_parts(output, share.size);
   share.barrier();
@@ -179,7 +194,9 @@ void prepare(const fs::path& output, const Sources& sources, const Tokenizer& to
 }  // namespace
 
 std::vector<std::string> list_source_files(const std::string& path) {
-  const auto known = [](const fs::path& p) { return p.extension() == ".jsonl" || p.extension() == ".txt"; };
+  const auto known = [](const fs::path& p) {
+    return p.extension() == ".jsonl" || p.extension() == ".txt";
+  };
   if (fs::is_directory(path)) {
     std::vector<std::string> files;
     for (const auto& entry : fs::directory_iterator(path)) {
@@ -189,29 +206,39 @@ std::vector<std::string> list_source_files(const std::string& path) {
     std::sort(files.begin(), files.end());
     return files;
   }
-  if (!fs::exists(path)) throw ConfigError(path + ": no such file or folder; mend the path under data");
-  if (!known(path)) throw ConfigError(path + ": unknown kind of data; use .jsonl, .txt, .h5 (a token store), or a folder of the first two");
+  if (!fs::exists(path))
+    throw ConfigError(path + ": no such file or folder; mend the path under data");
+  if (!known(path))
+    throw ConfigError(path +
+                      ": unknown kind of data; use .jsonl, .txt, .h5 (a token store), or a folder "
+                      "of the first two");
   return {path};
 }
 
-void prepare_store(const PrepareOptions& options, const Tokenizer& tokenizer, const ChatTemplate* chat_template, const Share& share) {
+void prepare_store(const PrepareOptions& options, const Tokenizer& tokenizer,
+                   const ChatTemplate* chat_template, const Share& share) {
   std::vector<std::string> files;
   for (const std::string& input : options.inputs) {
     const auto more = list_source_files(input);
     files.insert(files.end(), more.begin(), more.end());
   }
   if (files.empty()) throw ConfigError("prepare needs at least one input file");
-  if (options.output.extension() != ".h5") throw ConfigError(options.output.string() + ": the output must end in .h5");
-  prepare(options.output, open_sources(files), tokenizer, chat_template, share, options.show_progress, false);
+  if (options.output.extension() != ".h5")
+    throw ConfigError(options.output.string() + ": the output must end in .h5");
+  prepare(options.output, open_sources(files), tokenizer, chat_template, share,
+          options.show_progress, false);
 }
 
-fs::path cached_store(const std::vector<std::string>& files, const fs::path& cache_folder, const Tokenizer& tokenizer,
-                      const ChatTemplate* chat_template, const Share& share, bool show_progress) {
+fs::path cached_store(const std::vector<std::string>& files, const fs::path& cache_folder,
+                      const Tokenizer& tokenizer, const ChatTemplate* chat_template,
+                      const Share& share, bool show_progress) {
   const Sources sources = open_sources(files);
   Hasher key;
-  key.update(tessera::detail::concat(kCacheVersion, " ", tokenizer.hash(), " ", chat_template == nullptr ? "" : chat_template->hash()));
+  key.update(tessera::detail::concat(kCacheVersion, " ", tokenizer.hash(), " ",
+                                     chat_template == nullptr ? "" : chat_template->hash()));
   for (const auto& source : sources.hashed) key.update(source.path + "\n" + source.hash + "\n");
-  const fs::path path = cache_folder / (fs::path(files.front()).stem().string() + "-" + key.hex().substr(0, 16) + ".h5");
+  const fs::path path = cache_folder / (fs::path(files.front()).stem().string() + "-" +
+                                        key.hex().substr(0, 16) + ".h5");
   prepare(path, sources, tokenizer, chat_template, share, show_progress, true);
   return path;
 }

@@ -31,7 +31,8 @@ struct TokenStore::Impl {
     refuse("the token store is damaged (", what, "); delete it and run `tessera prepare` again");
   }
 
-  hdf5::Dataset open(const char* name, H5T_class_t type, size_t bytes, size_t cache_bytes, int64_t& size) const {
+  hdf5::Dataset open(const char* name, H5T_class_t type, size_t bytes, size_t cache_bytes,
+                     int64_t& size) const {
     const hdf5::Properties access(H5Pcreate(H5P_DATASET_ACCESS));
     if (cache_bytes > 0) H5Pset_chunk_cache(access.get(), 4099, cache_bytes, 0.75);
     hdf5::Dataset set(H5Dopen2(file.get(), name, access.get()));
@@ -40,23 +41,27 @@ struct TokenStore::Impl {
     const hdf5::Type stored(H5Dget_type(set.get()));
     hsize_t extent = 0;
     if (!space.valid() || H5Sget_simple_extent_ndims(space.get()) != 1 ||
-        H5Sget_simple_extent_dims(space.get(), &extent, nullptr) != 1 || H5Tget_class(stored.get()) != type ||
-        H5Tget_size(stored.get()) != bytes || extent > (uint64_t{1} << 48)) {
+        H5Sget_simple_extent_dims(space.get(), &extent, nullptr) != 1 ||
+        H5Tget_class(stored.get()) != type || H5Tget_size(stored.get()) != bytes ||
+        extent > (uint64_t{1} << 48)) {
       damaged(name);
     }
     size = static_cast<int64_t>(extent);
     return set;
   }
 
-  // An array that claims more than the file could hold is not read: a few bytes must not ask for terabytes of memory.
+  // An array that claims more than the file could hold is not read: a few bytes must not ask for
+  // terabytes of memory.
   template <typename T>
   std::vector<T> read_all(const char* name, hid_t memory_type) const {
     int64_t size = 0;
     const hdf5::Dataset set = open(name, H5T_INTEGER, sizeof(T), 0, size);
     const auto file_bytes = static_cast<int64_t>(std::filesystem::file_size(path));
-    if (size > file_bytes * 1100 / static_cast<int64_t>(sizeof(T)) + 1024) damaged(name);  // deflate gains at most 1032
+    if (size > file_bytes * 1100 / static_cast<int64_t>(sizeof(T)) + 1024)
+      damaged(name);  // deflate gains at most 1032
     std::vector<T> out(static_cast<size_t>(size));
-    if (size > 0 && H5Dread(set.get(), memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out.data()) < 0) damaged(name);
+    if (size > 0 && H5Dread(set.get(), memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out.data()) < 0)
+      damaged(name);
     return out;
   }
 
@@ -69,34 +74,43 @@ struct TokenStore::Impl {
     if (known) {
       const hdf5::Type type(H5Aget_type(format.get()));
       known = H5Tget_class(type.get()) == H5T_STRING && H5Tget_size(type.get()) < sizeof name &&
-              H5Tis_variable_str(type.get()) == 0 && H5Aread(format.get(), type.get(), name) >= 0 && std::string(name) == kFormat;
+              H5Tis_variable_str(type.get()) == 0 && H5Aread(format.get(), type.get(), name) >= 0 &&
+              std::string(name) == kFormat;
       const hdf5::Space space(H5Aget_space(version.get()));
-      known = known && H5Sget_simple_extent_npoints(space.get()) == 1 && H5Aread(version.get(), H5T_NATIVE_INT64, &number) >= 0;
+      known = known && H5Sget_simple_extent_npoints(space.get()) == 1 &&
+              H5Aread(version.get(), H5T_NATIVE_INT64, &number) >= 0;
     }
-    if (!known) refuse("an HDF5 file, but not a Tessera token store; make one with `tessera prepare`");
+    if (!known)
+      refuse("an HDF5 file, but not a Tessera token store; make one with `tessera prepare`");
     if (number != kVersion) {
-      refuse("a token store of version ", number, ", this build reads version ", kVersion, "; run `tessera prepare` again");
+      refuse("a token store of version ", number, ", this build reads version ", kVersion,
+             "; run `tessera prepare` again");
     }
   }
 
   void read_provenance() {
     const auto bytes = read_all<uint8_t>("provenance", H5T_NATIVE_UINT8);
     if (static_cast<int64_t>(bytes.size()) > kMaxProvenanceBytes) damaged("provenance");
-    const Json json = parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path.string());
+    const Json json =
+        parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path.string());
     try {
       info.tokenizer_hash = json.at("tokenizer_hash").get<std::string>();
       info.template_hash = json.at("template_hash").get<std::string>();
       info.vocab_size = json.at("vocab_size").get<int64_t>();
-      for (const Json& item : json.at("sources")) info.sources.push_back({item.at("path").get<std::string>(), item.at("hash").get<std::string>()});
+      for (const Json& item : json.at("sources"))
+        info.sources.push_back(
+            {item.at("path").get<std::string>(), item.at("hash").get<std::string>()});
     } catch (const Json::exception&) {
       damaged("provenance");
     }
   }
 
   template <typename T>
-  void read_slice(const hdf5::Dataset& set, hid_t type, int64_t begin, int64_t length, std::vector<T>& out) const {
+  void read_slice(const hdf5::Dataset& set, hid_t type, int64_t begin, int64_t length,
+                  std::vector<T>& out) const {
     if (length == 0) return;
-    TESSERA_CHECK(begin >= 0 && length > 0 && begin + length <= offsets.back(), "a slice outside of the store");
+    TESSERA_CHECK(begin >= 0 && length > 0 && begin + length <= offsets.back(),
+                  "a slice outside of the store");
     const size_t before = out.size();
     out.resize(before + static_cast<size_t>(length));
     const hdf5::Lock lock;
@@ -104,7 +118,8 @@ struct TokenStore::Impl {
     const hdf5::Space source(H5Dget_space(set.get()));
     const hdf5::Space target(H5Screate_simple(1, &count, nullptr));
     if (H5Sselect_hyperslab(source.get(), H5S_SELECT_SET, &start, nullptr, &count, nullptr) < 0 ||
-        H5Dread(set.get(), type, target.get(), source.get(), H5P_DEFAULT, out.data() + before) < 0) {
+        H5Dread(set.get(), type, target.get(), source.get(), H5P_DEFAULT, out.data() + before) <
+            0) {
       damaged("a chunk does not match its checksum");
     }
   }
@@ -116,7 +131,8 @@ TokenStore::TokenStore(const std::filesystem::path& path) : impl_(std::make_uniq
   if (!std::filesystem::is_regular_file(path)) s.refuse("no such file");
   const hdf5::Lock lock;
   s.file = hdf5::File(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT));
-  if (!s.file.valid()) s.refuse("not an HDF5 file, or damaged; make a token store with `tessera prepare`");
+  if (!s.file.valid())
+    s.refuse("not an HDF5 file, or damaged; make a token store with `tessera prepare`");
   s.check_format();
   s.read_provenance();
   s.offsets = s.read_all<int64_t>("offsets", H5T_NATIVE_INT64);
@@ -130,7 +146,8 @@ TokenStore::TokenStore(const std::filesystem::path& path) : impl_(std::make_uniq
   if (!counts || s.offsets.front() != 0 || s.offsets.back() != tokens) s.damaged("offsets");
   for (size_t i = 0; i + 1 < s.offsets.size(); ++i) {
     if (s.offsets[i + 1] <= s.offsets[i]) s.damaged("offsets");
-    if (s.origin_file[i] < 0 || static_cast<size_t>(s.origin_file[i]) >= s.info.sources.size()) s.damaged("origin_file");
+    if (s.origin_file[i] < 0 || static_cast<size_t>(s.origin_file[i]) >= s.info.sources.size())
+      s.damaged("origin_file");
   }
 }
 
@@ -140,11 +157,17 @@ TokenStore& TokenStore::operator=(TokenStore&&) noexcept = default;
 
 const StoreInfo& TokenStore::info() const { return impl_->info; }
 const std::filesystem::path& TokenStore::path() const { return impl_->path; }
-int64_t TokenStore::num_documents() const { return static_cast<int64_t>(impl_->offsets.size()) - 1; }
+int64_t TokenStore::num_documents() const {
+  return static_cast<int64_t>(impl_->offsets.size()) - 1;
+}
 int64_t TokenStore::num_tokens() const { return impl_->offsets.back(); }
 const std::vector<int64_t>& TokenStore::offsets() const { return impl_->offsets; }
-int32_t TokenStore::origin_file(int64_t document) const { return impl_->origin_file.at(static_cast<size_t>(document)); }
-int64_t TokenStore::origin_line(int64_t document) const { return impl_->origin_line.at(static_cast<size_t>(document)); }
+int32_t TokenStore::origin_file(int64_t document) const {
+  return impl_->origin_file.at(static_cast<size_t>(document));
+}
+int64_t TokenStore::origin_line(int64_t document) const {
+  return impl_->origin_line.at(static_cast<size_t>(document));
+}
 
 std::string TokenStore::origin(int64_t document) const {
   const std::string& file = impl_->info.sources[static_cast<size_t>(origin_file(document))].path;
@@ -152,7 +175,8 @@ std::string TokenStore::origin(int64_t document) const {
   return line > 0 ? file + ":" + std::to_string(line) : file;
 }
 
-void TokenStore::read(int64_t begin, int64_t length, std::vector<int32_t>& tokens, std::vector<uint8_t>& loss_mask) const {
+void TokenStore::read(int64_t begin, int64_t length, std::vector<int32_t>& tokens,
+                      std::vector<uint8_t>& loss_mask) const {
   impl_->read_slice(impl_->tokens, H5T_NATIVE_INT32, begin, length, tokens);
   read_mask(begin, length, loss_mask);
 }

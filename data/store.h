@@ -1,12 +1,13 @@
 // The token store: tokenised documents in one HDF5 file.
 //
-//   /tokens      int32 [N]     all documents end to end      /origin_file  int32 [D]  index into the sources
-//   /loss_mask   uint8 [N]     1 = a target                  /origin_line  int64 [D]  line there, 0 = the whole file
-//   /offsets     int64 [D+1]   where documents begin         /provenance   bytes      JSON: sources with their hashes,
+//   /tokens      int32 [N]     all documents end to end      /origin_file  int32 [D]  index into
+//   the sources /loss_mask   uint8 [N]     1 = a target                  /origin_line  int64 [D]
+//   line there, 0 = the whole file /offsets     int64 [D+1]   where documents begin /provenance
+//   bytes      JSON: sources with their hashes,
 //                                                            tokenizer and template hash
 //
-// Arrays are chunked, compressed and carry checksums. Attributes: format, version. A store is written under a temporary
-// name and renamed into place: a file under its name is whole.
+// Arrays are chunked, compressed and carry checksums. Attributes: format, version. A store is
+// written under a temporary name and renamed into place: a file under its name is whole.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +38,8 @@ class TokenStoreWriter final {
   TokenStoreWriter(const TokenStoreWriter&) = delete;
   TokenStoreWriter& operator=(const TokenStoreWriter&) = delete;
 
-  void append(std::span<const int32_t> tokens, std::span<const uint8_t> loss_mask, int32_t file, int64_t line);
+  void append(std::span<const int32_t> tokens, std::span<const uint8_t> loss_mask, int32_t file,
+              int64_t line);
   /// Writes what is left, syncs, and renames into place.
   void finish();
 
@@ -65,8 +67,10 @@ class TokenStore final {
   [[nodiscard]] std::string origin(int64_t document) const;
   [[nodiscard]] int32_t origin_file(int64_t document) const;
   [[nodiscard]] int64_t origin_line(int64_t document) const;
-  /// Appends tokens [begin, begin + length) and their mask. Throws ConfigError when the file is damaged there.
-  void read(int64_t begin, int64_t length, std::vector<int32_t>& tokens, std::vector<uint8_t>& loss_mask) const;
+  /// Appends tokens [begin, begin + length) and their mask. Throws ConfigError when the file is
+  /// damaged there.
+  void read(int64_t begin, int64_t length, std::vector<int32_t>& tokens,
+            std::vector<uint8_t>& loss_mask) const;
   void read_mask(int64_t begin, int64_t length, std::vector<uint8_t>& loss_mask) const;
 
  private:

@@ -34,7 +34,8 @@ struct TokenStoreWriter::Impl {
   int64_t total = 0;
 
   [[noreturn]] void fail(const char* what) const {
-    throw Error(tessera::detail::concat("cannot ", what, " ", path.string(), "; is the disk full, or the folder not writable?"));
+    throw Error(tessera::detail::concat("cannot ", what, " ", path.string(),
+                                        "; is the disk full, or the folder not writable?"));
   }
   void check(bool ok, const char* what) const {
     if (!ok) fail(what);
@@ -49,7 +50,8 @@ struct TokenStoreWriter::Impl {
               H5Pset_deflate(properties.get(), 4) >= 0 && H5Pset_fletcher32(properties.get()) >= 0,
           "set up");
     column.type = type;
-    column.set = hdf5::Dataset(H5Dcreate2(file.get(), name, type, space.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT));
+    column.set = hdf5::Dataset(H5Dcreate2(file.get(), name, type, space.get(), H5P_DEFAULT,
+                                          properties.get(), H5P_DEFAULT));
     check(column.set.valid(), "write");
   }
 
@@ -61,11 +63,14 @@ struct TokenStoreWriter::Impl {
     check(H5Dset_extent(column.set.get(), &size) >= 0, "write");
     const hdf5::Space target(H5Dget_space(column.set.get()));
     const hdf5::Space source(H5Screate_simple(1, &count, nullptr));
-    check(H5Sselect_hyperslab(target.get(), H5S_SELECT_SET, &start, nullptr, &count, nullptr) >= 0 &&
-              H5Dwrite(column.set.get(), memory_type, source.get(), target.get(), H5P_DEFAULT, column.buffer.data()) >= 0,
-          "write");
+    check(
+        H5Sselect_hyperslab(target.get(), H5S_SELECT_SET, &start, nullptr, &count, nullptr) >= 0 &&
+            H5Dwrite(column.set.get(), memory_type, source.get(), target.get(), H5P_DEFAULT,
+                     column.buffer.data()) >= 0,
+        "write");
     column.written = size;
-    column.buffer.erase(column.buffer.begin(), column.buffer.begin() + static_cast<std::ptrdiff_t>(whole));
+    column.buffer.erase(column.buffer.begin(),
+                        column.buffer.begin() + static_cast<std::ptrdiff_t>(whole));
   }
 
   void flush_all(bool all) {
@@ -81,21 +86,31 @@ struct TokenStoreWriter::Impl {
     const hdf5::Space scalar(H5Screate(H5S_SCALAR));
     const hdf5::Type text(H5Tcopy(H5T_C_S1));
     H5Tset_size(text.get(), std::strlen(kFormat));
-    const hdf5::Attribute format(H5Acreate2(file.get(), kFormatAttribute, text.get(), scalar.get(), H5P_DEFAULT, H5P_DEFAULT));
-    const hdf5::Attribute version(H5Acreate2(file.get(), kVersionAttribute, H5T_STD_I64LE, scalar.get(), H5P_DEFAULT, H5P_DEFAULT));
-    check(H5Awrite(format.get(), text.get(), kFormat) >= 0 && H5Awrite(version.get(), H5T_NATIVE_INT64, &kVersion) >= 0, "write");
-    Json provenance = {{"tokenizer_hash", info.tokenizer_hash}, {"template_hash", info.template_hash}, {"vocab_size", info.vocab_size}};
+    const hdf5::Attribute format(H5Acreate2(file.get(), kFormatAttribute, text.get(), scalar.get(),
+                                            H5P_DEFAULT, H5P_DEFAULT));
+    const hdf5::Attribute version(H5Acreate2(file.get(), kVersionAttribute, H5T_STD_I64LE,
+                                             scalar.get(), H5P_DEFAULT, H5P_DEFAULT));
+    check(H5Awrite(format.get(), text.get(), kFormat) >= 0 &&
+              H5Awrite(version.get(), H5T_NATIVE_INT64, &kVersion) >= 0,
+          "write");
+    Json provenance = {{"tokenizer_hash", info.tokenizer_hash},
+                       {"template_hash", info.template_hash},
+                       {"vocab_size", info.vocab_size}};
     provenance["sources"] = Json::array();
-    for (const auto& source : info.sources) provenance["sources"].push_back({{"path", source.path}, {"hash", source.hash}});
+    for (const auto& source : info.sources)
+      provenance["sources"].push_back({{"path", source.path}, {"hash", source.hash}});
     const std::string dump = provenance.dump(-1, ' ', true, Json::error_handler_t::replace);
     const hsize_t size = dump.size();
     const hdf5::Space space(H5Screate_simple(1, &size, nullptr));
-    const hdf5::Dataset set(H5Dcreate2(file.get(), "provenance", H5T_STD_U8LE, space.get(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
-    check(H5Dwrite(set.get(), H5T_NATIVE_UINT8, H5S_ALL, H5S_ALL, H5P_DEFAULT, dump.data()) >= 0, "write");
+    const hdf5::Dataset set(H5Dcreate2(file.get(), "provenance", H5T_STD_U8LE, space.get(),
+                                       H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    check(H5Dwrite(set.get(), H5T_NATIVE_UINT8, H5S_ALL, H5S_ALL, H5P_DEFAULT, dump.data()) >= 0,
+          "write");
   }
 };
 
-TokenStoreWriter::TokenStoreWriter(const std::filesystem::path& path, const StoreInfo& info) : impl_(std::make_unique<Impl>()) {
+TokenStoreWriter::TokenStoreWriter(const std::filesystem::path& path, const StoreInfo& info)
+    : impl_(std::make_unique<Impl>()) {
   Impl& w = *impl_;
   w.path = path;
   w.temporary = path;
@@ -115,7 +130,8 @@ TokenStoreWriter::TokenStoreWriter(const std::filesystem::path& path, const Stor
 
 TokenStoreWriter::~TokenStoreWriter() {
   if (impl_ == nullptr || impl_->path.empty()) return;
-  for (auto* set : {&impl_->tokens.set, &impl_->mask.set, &impl_->offsets.set, &impl_->origin_file.set, &impl_->origin_line.set}) {
+  for (auto* set : {&impl_->tokens.set, &impl_->mask.set, &impl_->offsets.set,
+                    &impl_->origin_file.set, &impl_->origin_line.set}) {
     set->reset();
   }
   impl_->file.reset();
@@ -123,8 +139,10 @@ TokenStoreWriter::~TokenStoreWriter() {
   std::filesystem::remove(impl_->temporary, ignored);
 }
 
-void TokenStoreWriter::append(std::span<const int32_t> tokens, std::span<const uint8_t> loss_mask, int32_t file, int64_t line) {
-  TESSERA_CHECK(tokens.size() == loss_mask.size() && !tokens.empty(), "a document needs tokens and a mask");
+void TokenStoreWriter::append(std::span<const int32_t> tokens, std::span<const uint8_t> loss_mask,
+                              int32_t file, int64_t line) {
+  TESSERA_CHECK(tokens.size() == loss_mask.size() && !tokens.empty(),
+                "a document needs tokens and a mask");
   Impl& w = *impl_;
   w.tokens.buffer.insert(w.tokens.buffer.end(), tokens.begin(), tokens.end());
   w.mask.buffer.insert(w.mask.buffer.end(), loss_mask.begin(), loss_mask.end());
@@ -132,7 +150,8 @@ void TokenStoreWriter::append(std::span<const int32_t> tokens, std::span<const u
   w.offsets.buffer.push_back(w.total);
   w.origin_file.buffer.push_back(file);
   w.origin_line.buffer.push_back(line);
-  if (w.tokens.buffer.size() >= 4 * kChunk || w.offsets.buffer.size() >= 2 * kChunk) w.flush_all(false);
+  if (w.tokens.buffer.size() >= 4 * kChunk || w.offsets.buffer.size() >= 2 * kChunk)
+    w.flush_all(false);
 }
 
 void TokenStoreWriter::finish() {
@@ -140,11 +159,14 @@ void TokenStoreWriter::finish() {
   w.flush_all(true);
   {
     const hdf5::Lock lock;
-    for (hid_t id : {w.tokens.set.get(), w.mask.set.get(), w.offsets.set.get(), w.origin_file.set.get(), w.origin_line.set.get()}) {
+    for (hid_t id : {w.tokens.set.get(), w.mask.set.get(), w.offsets.set.get(),
+                     w.origin_file.set.get(), w.origin_line.set.get()}) {
       w.check(H5Dflush(id) >= 0, "write");
     }
     w.check(H5Fflush(w.file.get(), H5F_SCOPE_GLOBAL) >= 0, "write");
-    for (auto* set : {&w.tokens.set, &w.mask.set, &w.offsets.set, &w.origin_file.set, &w.origin_line.set}) set->reset();
+    for (auto* set :
+         {&w.tokens.set, &w.mask.set, &w.offsets.set, &w.origin_file.set, &w.origin_line.set})
+      set->reset();
     w.file.reset();
   }
   const int fd = ::open(w.temporary.c_str(), O_RDONLY | O_CLOEXEC);
