@@ -12,12 +12,12 @@ if(NOT torch_dirs)
 endif()
 list(GET torch_dirs 0 TORCH_DIR)
 
+find_package(OpenMP REQUIRED)
 add_library(tessera_torch INTERFACE)
 target_include_directories(tessera_torch SYSTEM INTERFACE ${TORCH_DIR}/include ${TORCH_DIR}/include/torch/csrc/api/include)
-target_link_libraries(tessera_torch INTERFACE ${TORCH_DIR}/lib/libtorch_cpu.so ${TORCH_DIR}/lib/libc10.so)
+target_link_libraries(tessera_torch INTERFACE ${TORCH_DIR}/lib/libtorch_cpu.so ${TORCH_DIR}/lib/libc10.so OpenMP::OpenMP_CXX)
 # libtorch_cpu needs libcudart and libcupti, which its own RPATH finds inside the environment.
 target_link_options(tessera_torch INTERFACE -Wl,-rpath,${TORCH_DIR}/lib -Wl,--allow-shlib-undefined)
-find_package(OpenMP REQUIRED)
 
 # One precompiled header for all: torch's headers cost 50 s a file without it.
 file(WRITE ${CMAKE_BINARY_DIR}/pch/pch.cpp "")

@@ -1,6 +1,7 @@
 #include "core/log.h"
 
 #include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
 
 namespace tessera {
 
@@ -11,5 +12,13 @@ void configure_logging(const LogConfig& config) {
   logger->set_level(config.quiet || config.rank > 0 ? spdlog::level::warn : spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
 }
+
+namespace log {
+
+void write_info(const std::string& line) { spdlog::info("{}", line); }
+void write_warning(const std::string& line) { spdlog::warn("{}", line); }
+void write_error(const std::string& line) { spdlog::error("{}", line); }
+
+}  // namespace log
 
 }  // namespace tessera

@@ -8,15 +8,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/segment.h"
+
 namespace tessera::data {
 
-struct Segment {
-  int64_t start = 0;           // index of the first token, in the row or micro-batch
-  int64_t length = 0;          // tokens
-  int64_t first_position = 0;  // position id of the first token
-  int64_t parent = -1;         // index of the parent segment in the same list, or -1
-  bool operator==(const Segment&) const = default;
-};
+using tessera::Segment;
 
 /// One training row: packed documents, or one document.
 struct Row {

@@ -1,0 +1,31 @@
+// The kernel table of one instruction set; CMake compiles this file once for each, with TESSERA_ISA and
+// TESSERA_VECTOR_BYTES set.
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/kernel_table.h"
+
+#define TESSERA_STRING_(x) #x
+#define TESSERA_STRING(x) TESSERA_STRING_(x)
+
+namespace tessera::kernels::TESSERA_ISA {
+
+const KernelTable& table() {
+  static const KernelTable table = {
+      .name = TESSERA_STRING(TESSERA_ISA),
+      .rms_norm = rms_norm,
+      .rms_norm_backward = rms_norm_backward,
+      .rope = rope,
+      .swiglu = swiglu,
+      .swiglu_backward = swiglu_backward,
+      .cross_entropy = cross_entropy,
+      .attention = attention,
+      .attention_backward = attention_backward,
+      .attention_decode = attention_decode,
+      .few_rows_product = few_rows_product,
+      .sum_of_squares = sum_of_squares,
+      .adamw = adamw,
+  };
+  return table;
+}
+
+}  // namespace tessera::kernels::TESSERA_ISA

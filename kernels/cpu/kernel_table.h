@@ -1,0 +1,80 @@
+// Raw CPU kernels, compiled once for each instruction set and chosen once at run time. They know no tensors and no
+// threads: the functions in kernels/*.h check shapes, split the work over threads and call these on ranges.
+//
+// Legend: T tokens (rows), D model dim, H query heads, K key/value heads, E head dim, F MLP dim, V vocabulary.
+#pragma once
+
+#include <cstdint>
+
+namespace tessera::kernels {
+
+/// One attention problem: the queries of one segment for the query heads that share one key/value head. Keys come from
+/// `num_ranges` runs of tokens (ancestors, then the segment itself, which is causal).
+struct AttentionTask {
+  const float* q;              // first query token, first query head of the group
+  const float* k;              // token 0 of the micro-batch, this key/value head
+  const float* v;
+  int64_t token_stride;        // floats between tokens in q, k, v
+  int64_t head_dim;
+  int64_t group;               // query heads that share the key/value head
+  const int64_t* range_start;  // [num_ranges]
+  const int64_t* range_length;
+  int64_t num_ranges;
+  int64_t num_queries;
+  float scale;
+  float* out;                  // first query token, first query head; out_stride floats between tokens
+  int64_t out_stride;
+  float* lse;                  // [group] rows of lse_stride, at the first query token: log-sum-exp of scaled scores
+  int64_t lse_stride;
+  // backward only
+  const float* d_out;          // as out
+  float* d_q;                  // as q, with token_stride; written
+  float* d_k;                  // as k; added to
+  float* d_v;
+};
+
+struct KernelTable {
+  const char* name;
+
+  /// y = x * rstd * w with rstd = (mean(x^2) + eps)^-1/2; `residual`, if given, is added to x first and the sum stored in
+  /// `sum` (which may be x itself).
+  void (*rms_norm)(const float* x, const float* residual, const float* w, float eps, int64_t rows, int64_t dim,
+                   float* sum, float* y, float* rstd);
+  /// dx (+)= gradient of the above; dw += its share over these rows. `add_to_dx`: dx already holds a gradient.
+  void (*rms_norm_backward)(const float* dy, const float* x, const float* w, const float* rstd, int64_t rows,
+                            int64_t dim, bool add_to_dx, float* dx, float* dw);
+  /// Rotates `heads` heads of each row in place (half-split layout); cos, sin: [positions, E/2]; `sign` -1 inverts.
+  void (*rope)(float* x, int64_t row_stride, int64_t rows, int64_t heads, int64_t head_dim, const int32_t* positions,
+               const float* cos, const float* sin, float sign);
+  /// out = silu(gate) * up; gate_up: [rows, 2F], gate first.
+  void (*swiglu)(const float* gate_up, int64_t rows, int64_t dim, float* out);
+  void (*swiglu_backward)(const float* d_out, const float* gate_up, int64_t rows, int64_t dim, float* d_gate_up);
+  /// Turns rows of logits into gradients weight * (softmax - onehot) in place; log_probs[i] = log p(target).
+  void (*cross_entropy)(float* logits, int64_t rows, int64_t vocabulary, const int32_t* targets, const float* weights,
+                        bool want_gradient, float* log_probs);
+  void (*attention)(const AttentionTask& task, float* scratch);
+  void (*attention_backward)(const AttentionTask& task, float* scratch);
+  /// One query token per call: keys and values are rows of `stride` floats. out: [group, E].
+  void (*attention_decode)(const float* q, int64_t group, int64_t head_dim, const float* k, const float* v,
+                           int64_t stride, int64_t num_keys, float scale, float* out, float* scratch);
+  /// y[m, n] = sum_k x[m, k] w[n, k] for n in [n_begin, n_end): few rows m, weights read once.
+  void (*few_rows_product)(const float* x, int64_t rows, int64_t k, const float* w, int64_t n_begin, int64_t n_end,
+                           float* y, int64_t ldy);
+  double (*sum_of_squares)(const float* x, int64_t count);
+  /// Decoupled AdamW (Loshchilov & Hutter 2019) on a flat range; gradients are multiplied by `gradient_scale` first.
+  void (*adamw)(float* weight, const float* gradient, float* exp_avg, float* exp_avg_sq, int64_t count, float lr,
+                float beta1, float beta2, float eps, float weight_decay, float correction1, float correction2_sqrt,
+                float gradient_scale);
+};
+
+/// Floats of scratch that attention (4 * queries-in-a-block * keys + packed keys and values) needs for `keys` keys.
+int64_t attention_scratch_floats(int64_t keys, int64_t head_dim);
+
+/// The best table this processor runs.
+const KernelTable& kernel_table();
+
+namespace isa_avx512 { const KernelTable& table(); }
+namespace isa_avx2 { const KernelTable& table(); }
+namespace isa_generic { const KernelTable& table(); }
+
+}  // namespace tessera::kernels

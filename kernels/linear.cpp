@@ -1,0 +1,141 @@
+#include "kernels/linear.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <optional>
+
+#include "core/error.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/rms_norm.h"
+#include "kernels/swiglu.h"
+#include "kernels/threads.h"
+
+namespace tessera::kernels {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Above this many rows a blocked GEMM beats reading each weight once with few accumulators.
+constexpr int64_t kFewRows = 16;
+
+at::Tensor apply_prologue(const at::Tensor& x, const LinearSpec& spec, at::Tensor* rstd) {
+  switch (spec.prologue) {
+    case Prologue::kNone: return x;
+    case Prologue::kRmsNorm: return rms_norm(x, spec.norm->value, spec.norm_eps, rstd);
+    case Prologue::kSwiglu: return swiglu(x);
+  }
+  return x;
+}
+
+at::Tensor product_with_residual(const at::Tensor& u, const LinearSpec& spec, const at::Tensor& residual) {
+  const at::Tensor weight_t = spec.weight->value.t();
+  if (residual.defined() && spec.bias) return at::add(residual, spec.bias->value).addmm_(u, weight_t);
+  if (residual.defined()) return at::addmm(residual, u, weight_t);
+  if (spec.bias) return at::addmm(spec.bias->value, u, weight_t);
+  return at::mm(u, weight_t);
+}
+
+void add_adapters(const at::Tensor& u, const LinearSpec& spec, at::Tensor& y) {
+  for (const auto& slice : spec.adapters) {
+    const at::Tensor low = at::mm(u, slice.a->value.t());
+    y.slice(1, slice.out_begin, slice.out_end).addmm_(low, slice.b->value.t(), 1.0, slice.scale);
+  }
+}
+
+void adapters_backward(const at::Tensor& dy, const at::Tensor& u, const LinearSpec& spec, at::Tensor& du) {
+  for (const auto& slice : spec.adapters) {
+    const at::Tensor dy_slice = dy.slice(1, slice.out_begin, slice.out_end);
+    const at::Tensor d_low = at::mm(dy_slice, slice.b->value).mul_(slice.scale);
+    if (slice.b->trainable()) {
+      const at::Tensor low = at::mm(u, slice.a->value.t());
+      slice.b->gradient.addmm_(dy_slice.t(), low, 1.0, slice.scale);
+      slice.b->gradient_added();
+      slice.a->gradient.addmm_(d_low.t(), u);
+      slice.a->gradient_added();
+    }
+    if (du.defined()) du.addmm_(d_low, slice.a->value);
+  }
+}
+
+// The parameters' values are arguments so that autograd records the node when one of them is trainable.
+struct LinearFunction : torch::autograd::Function<LinearFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
+                            const std::optional<at::Tensor>& optional_residual, const at::Tensor& /*anchor*/,
+                            const LinearSpec* spec) {
+    const at::Tensor residual = optional_residual.value_or(at::Tensor());
+    at::Tensor rstd;
+    const at::Tensor u = apply_prologue(x, *spec, &rstd);
+    at::Tensor y = product_with_residual(u, *spec, residual);
+    add_adapters(u, *spec, y);
+    ctx->save_for_backward({x, rstd});
+    ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
+    ctx->saved_data["residual"] = residual.defined();
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto& spec = *reinterpret_cast<const LinearSpec*>(ctx->saved_data["spec"].toInt());
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const at::Tensor dy = gradients[0].contiguous();
+    const bool needs_input = spec.weight->trainable() || !spec.adapters.empty();
+    const at::Tensor u = needs_input ? apply_prologue(x, spec, nullptr) : at::Tensor();
+    if (spec.weight->trainable()) {
+      spec.weight->gradient.addmm_(dy.t(), u);
+      spec.weight->gradient_added();
+    }
+    if (spec.bias && spec.bias->trainable()) {
+      spec.bias->gradient.add_(dy.sum(0));
+      spec.bias->gradient_added();
+    }
+    const bool norm_trains = spec.prologue == Prologue::kRmsNorm && spec.norm->trainable();
+    at::Tensor du;
+    if (ctx->needs_input_grad(0) || norm_trains) du = at::mm(dy, spec.weight->value);
+    adapters_backward(dy, u, spec, du);
+    at::Tensor dx = du;
+    if (du.defined() && spec.prologue == Prologue::kRmsNorm) {
+      dx = rms_norm_backward(du, x, spec.norm->value, saved[1], norm_trains ? spec.norm->gradient : at::Tensor());
+      if (norm_trains) spec.norm->gradient_added();
+    } else if (du.defined() && spec.prologue == Prologue::kSwiglu) {
+      dx = swiglu_backward(du, x);
+    }
+    return {dx, ctx->saved_data["residual"].toBool() ? dy : at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+at::Tensor anchor_of(const LinearSpec& spec) {
+  if (spec.weight->trainable()) return spec.weight->value;
+  for (const auto& slice : spec.adapters)
+    if (slice.b->trainable()) return slice.b->value;
+  return spec.weight->value;
+}
+
+}  // namespace
+
+at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
+  return LinearFunction::apply(x, residual.defined() ? std::optional(residual) : std::nullopt, anchor_of(spec), &spec);
+}
+
+at::Tensor linear_inference(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
+  const at::Tensor u = apply_prologue(x, spec, nullptr);
+  const at::Tensor& weight = spec.weight->value;
+  at::Tensor y;
+  if (u.size(0) <= kFewRows) {
+    y = at::empty({u.size(0), weight.size(0)}, u.options());
+    const float *pu = u.const_data_ptr<float>(), *pw = weight.const_data_ptr<float>();
+    float* py = y.data_ptr<float>();
+    for_each_chunk(weight.size(0), 16, [&](int64_t, int64_t begin, int64_t end) {
+      kernel_table().few_rows_product(pu, u.size(0), u.size(1), pw, begin, end, py, weight.size(0));
+    });
+    if (residual.defined()) y.add_(residual);
+    if (spec.bias) y.add_(spec.bias->value);
+  } else {
+    y = product_with_residual(u, spec, residual);
+  }
+  add_adapters(u, spec, y);
+  return y;
+}
+
+}  // namespace tessera::kernels

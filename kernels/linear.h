@@ -1,0 +1,39 @@
+// The linear layer with what surrounds it in a transformer block: an optional RMSNorm or SwiGLU in front, whose output is
+// recomputed in the backward pass instead of being kept, low-rank adapters beside, an optional residual behind.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "kernels/parameter.h"
+
+namespace tessera::kernels {
+
+/// y[:, out_begin : out_end] += scale * (u A^T) B^T (LoRA, arXiv 2106.09685, section 4.1).
+struct LowRankSlice {
+  ParameterPtr a;  // [r, in]
+  ParameterPtr b;  // [out_end - out_begin, r]
+  double scale = 1.0;
+  int64_t out_begin = 0, out_end = 0;
+};
+
+enum class Prologue { kNone, kRmsNorm, kSwiglu };
+
+struct LinearSpec {
+  ParameterPtr weight;  // [out, in]
+  ParameterPtr bias;    // [out] or null
+  std::vector<LowRankSlice> adapters;
+  Prologue prologue = Prologue::kNone;
+  ParameterPtr norm;    // [in], with Prologue::kRmsNorm
+  float norm_eps = 1e-6f;
+};
+
+/// u = prologue(x); y = u W^T + bias + adapters + residual. x: [T, in], or [T, 2 in] (gate, up) with kSwiglu;
+/// `residual`: [T, out] or undefined. Returns y [T, out]. float32. `spec` must outlive the backward pass.
+at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual = {});
+
+/// Without autograd, for generation: picks a kernel that reads the weights once when x has few rows.
+at::Tensor linear_inference(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual = {});
+
+}  // namespace tessera::kernels

@@ -1,0 +1,52 @@
+#include "kernels/rms_norm.h"
+
+#include "core/error.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/threads.h"
+
+namespace tessera::kernels {
+
+namespace {
+constexpr int64_t kGrain = 16;
+}
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, float eps, at::Tensor* rstd) {
+  TESSERA_CHECK(x.dim() == 2 && x.is_contiguous() && x.size(1) == w.numel(), "rms_norm of ", x.sizes());
+  const int64_t dim = x.size(1);
+  at::Tensor y = at::empty_like(x);
+  float* scales = nullptr;
+  if (rstd != nullptr) {
+    *rstd = at::empty({x.size(0)}, x.options());
+    scales = rstd->data_ptr<float>();
+  }
+  const float *px = x.const_data_ptr<float>(), *pw = w.const_data_ptr<float>();
+  float* py = y.data_ptr<float>();
+  for_each_chunk(x.size(0), kGrain, [&](int64_t, int64_t begin, int64_t end) {
+    kernel_table().rms_norm(px + begin * dim, nullptr, pw, eps, end - begin, dim, nullptr, py + begin * dim,
+                            scales == nullptr ? nullptr : scales + begin);
+  });
+  return y;
+}
+
+at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& w, const at::Tensor& rstd,
+                             const at::Tensor& dw) {
+  const int64_t rows = x.size(0), dim = x.size(1);
+  at::Tensor dx = at::empty_like(x);
+  at::Tensor partial;  // one sum a thread, added up in order
+  if (dw.defined()) partial = at::zeros({at::get_num_threads(), dim}, x.options());
+  const float *pdy = dy.const_data_ptr<float>(), *px = x.const_data_ptr<float>(), *pw = w.const_data_ptr<float>();
+  const float* scales = rstd.const_data_ptr<float>();
+  float* pdx = dx.data_ptr<float>();
+  for_each_chunk(rows, kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+    float* sums = partial.defined() ? partial.data_ptr<float>() + chunk * dim : nullptr;
+    kernel_table().rms_norm_backward(pdy + begin * dim, px + begin * dim, pw, scales + begin, end - begin, dim, false,
+                                     pdx + begin * dim, sums);
+  });
+  if (dw.defined()) {
+    at::Tensor target = dw;
+    for (int64_t i = 0; i < partial.size(0); ++i) target.add_(partial[i]);
+  }
+  return dx;
+}
+
+}  // namespace tessera::kernels

@@ -1,0 +1,127 @@
+#include <ATen/core/grad_mode.h>
+
+#include "checkpoint/manifest.h"
+#include "checkpoint/reader.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "launch/app.h"
+#include "model/hf_folder.h"
+#include "model/lora.h"
+
+namespace tessera::launch {
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+struct Options {
+  std::string checkpoint, output, dtype = "auto";
+  bool merge_lora = false;
+};
+
+/// The newest whole checkpoint when a run's folder is given.
+fs::path checkpoint_folder(const fs::path& given) {
+  if (fs::exists(given / "manifest.json")) return given;
+  for (const auto& folder : checkpoint::list_checkpoints(given / "checkpoints")) {
+    try {
+      (void)checkpoint::read_and_verify(folder);
+      return folder;
+    } catch (const CheckpointError& error) {
+      log::warn(error.what(), "; trying the checkpoint before it");
+    }
+  }
+  throw ConfigError(given.string() + " is neither a checkpoint, nor a run with one, nor a model folder");
+}
+
+at::ScalarType parse_dtype(const std::string& name, at::ScalarType automatic) {
+  if (name == "auto") return automatic;
+  if (name == "float32") return at::kFloat;
+  if (name == "bfloat16") return at::kBFloat16;
+  throw ConfigError("--dtype " + name + " is not known; use auto, float32 or bfloat16");
+}
+
+at::ScalarType config_dtype(const json& config) {
+  const std::string name = config.value("dtype", config.value("torch_dtype", std::string("float32")));
+  return name == "bfloat16" ? at::kBFloat16 : name == "float16" ? at::kHalf : at::kFloat;
+}
+
+/// LoRA's settings as the recipe in the checkpoint has them, if any.
+std::optional<model::LoraConfig> lora_of(const json& state) {
+  const auto recipe = state.at("recipe").get<std::map<std::string, std::string>>();
+  if (recipe.count("model.lora.r") == 0) return std::nullopt;
+  model::LoraConfig lora;
+  lora.r = std::stoll(recipe.at("model.lora.r"));
+  lora.alpha = std::stod(recipe.at("model.lora.alpha"));
+  lora.target_modules = json::parse(recipe.at("model.lora.target_modules")).get<std::vector<std::string>>();
+  return lora;
+}
+
+void write_model(model::CausalLM& model, const fs::path& companions, const Options& options, at::ScalarType automatic) {
+  make_directories(options.output);
+  model::copy_companions(companions, options.output);
+  model::save_weights(model, options.output, parse_dtype(options.dtype, automatic));
+}
+
+void export_model_folder(const fs::path& folder, const Options& options) {
+  const auto base = model::base_folder(folder);
+  auto model = model::load_model(folder);
+  write_model(*model, base, options, model::stored_dtype(base));
+}
+
+void export_checkpoint(const fs::path& folder, const Options& options) {
+  checkpoint::CheckpointReader reader(folder, checkpoint::read_and_verify(folder));
+  const json& state = reader.manifest().state;
+  const fs::path companions = fs::absolute(folder).parent_path().parent_path() / "model";
+  const auto lora = lora_of(state);
+  model::CausalLM model(model::ModelConfig::load(companions));
+  const auto read_all = [&](const std::vector<model::NamedWeight>& weights) {
+    for (const auto& weight : weights) reader.read("weight", weight.name, 0, weight.view().view({-1}));
+  };
+  if (!lora) {
+    read_all(model.weights());
+    write_model(model, companions, options, config_dtype(model.config().raw));
+    return;
+  }
+  const fs::path base = state.at("base_model").get<std::string>();
+  if (options.merge_lora) {
+    model::load_weights(model, base);
+    if (model::hash_weights(base) != state.at("base_hash").get<std::string>())
+      throw ConfigError("the base model " + base.string() + " has changed since the adapter was trained on it");
+  }
+  model::add_adapters(model, *lora, 0);
+  read_all(model.adapter_weights());
+  if (options.merge_lora) {
+    model::merge_adapters(model);
+    write_model(model, companions, options, model::stored_dtype(base));
+  } else {
+    make_directories(options.output);
+    model::save_adapter(model, *lora, base.string(), options.output);
+  }
+}
+
+}  // namespace
+
+Command export_command(CLI::App& cli) {
+  auto options = std::make_shared<Options>();
+  cli.add_option("checkpoint", options->checkpoint, "a checkpoint, a run (its newest), or a model or PEFT folder")->required();
+  cli.add_option("--output", options->output, "the folder to write")->required();
+  cli.add_option("--dtype", options->dtype, "auto (as the base model), float32 or bfloat16")->capture_default_str();
+  cli.add_flag("--merge-lora", options->merge_lora, "write the whole model with the adapter merged in");
+  return [options](App& app) {
+    if (!app.first()) return;
+    at::NoGradGuard no_grad;
+    const fs::path given = options->checkpoint;
+    if (!fs::is_directory(given)) throw ConfigError(given.string() + " is no folder");
+    if (fs::exists(options->output) && fs::equivalent(given, options->output)) throw ConfigError("--output is the folder to export itself");
+    if (fs::exists(given / "manifest.json") || fs::exists(given / "checkpoints")) {
+      export_checkpoint(checkpoint_folder(given), *options);
+    } else {
+      export_model_folder(given, *options);
+    }
+    log::info("wrote ", options->output);
+  };
+}
+
+}  // namespace tessera::launch

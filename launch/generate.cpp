@@ -1,0 +1,60 @@
+#include <iostream>
+
+#include "core/error.h"
+#include "core/progress.h"
+#include "inference/engine.h"
+#include "launch/generation_options.h"
+
+namespace tessera::launch {
+
+Command generate_command(CLI::App& cli) {
+  struct Options {
+    std::string model, prompt, input, output;
+    inference::SamplingConfig sampling;
+    int64_t batch = 32;
+  };
+  auto options = std::make_shared<Options>();
+  cli.add_option("--model", options->model, "Hugging Face or PEFT folder")->required();
+  auto* prompt = cli.add_option("--prompt", options->prompt, "a question; asked as a chat if the model has a template");
+  cli.add_option("--input", options->input, "JSONL with tokens, prompt or messages")->excludes(prompt);
+  cli.add_option("--output", options->output, "JSONL with tokens, text and finish_reason; standard output if left out");
+  add_sampling_options(cli, options->sampling, options->batch);
+  return [options](App& app) {
+    options->sampling.validate();
+    if (options->prompt.empty() == options->input.empty()) throw ConfigError("give either --prompt TEXT or --input FILE");
+    std::vector<JsonLine> lines;
+    if (!options->input.empty()) lines = read_jsonl(options->input);
+    LoadedModel loaded = load_for_inference(options->model);
+    if (options->input.empty()) {
+      data::Json line;
+      if (loaded.chat_template) {
+        line["messages"] = data::Json::array({{{"role", "user"}, {"content", options->prompt}}});
+      } else {
+        line["prompt"] = options->prompt;
+      }
+      lines.push_back({line, "--prompt"});
+    }
+    options->sampling.stop_ids = stop_ids(loaded);
+    inference::Engine engine(*loaded.model, options->batch);
+    const auto results = share_out(app, static_cast<int64_t>(lines.size()), [&](int64_t begin, int64_t end) {
+      std::vector<std::vector<int32_t>> prompts;
+      for (int64_t i = begin; i < end; ++i)
+        prompts.push_back(prompt_tokens(lines[static_cast<size_t>(i)].value, loaded, "prompt", true, lines[static_cast<size_t>(i)].where));
+      Progress progress("generating", end - begin, "prompts", app.first() && !app.quiet && lines.size() > 1);
+      const auto completions = engine.generate(prompts, options->sampling, static_cast<uint64_t>(begin),
+                                               [&](int64_t done) { progress.update(done); });
+      std::vector<std::string> texts;
+      for (const auto& c : completions)
+        texts.push_back(data::Json{{"tokens", c.tokens}, {"text", loaded.tokenizer.decode(c.tokens)}, {"finish_reason", c.finish_reason}}.dump());
+      return texts;
+    });
+    if (!app.first()) return;
+    if (options->input.empty() && options->output.empty()) {
+      std::cout << data::Json::parse(results.at(0))["text"].get<std::string>() << "\n";
+    } else {
+      write_lines(options->output, results);
+    }
+  };
+}
+
+}  // namespace tessera::launch

@@ -1,0 +1,156 @@
+// tessera: argv, signals, MPI and exit codes. Everything else is in the subcommands and the libraries.
+#include <malloc.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "launch/app.h"
+#include "parallel/mpi_communicator.h"
+
+namespace tessera::launch {
+namespace {
+
+constexpr const char* kVersion = "0.1.0";
+volatile std::sig_atomic_t stop_signal = 0;
+
+void on_stop_signal(int) { stop_signal = 1; }
+
+void on_interrupt(int signal) {
+  if (stop_signal != 0) {  // the second Ctrl-C
+    std::signal(signal, SIG_DFL);
+    std::raise(signal);
+  }
+  stop_signal = 1;
+}
+
+int environment_number(const char* name, int fallback) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? fallback : std::atoi(value);
+}
+
+bool under_mpirun() {
+  return std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr || std::getenv("PMI_SIZE") != nullptr || std::getenv("PMIX_RANK") != nullptr;
+}
+
+/// Without OMP_NUM_THREADS, local ranks that are not bound to cores of their own would each use them all.
+void choose_threads() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  int cores = static_cast<int>(std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) cores = CPU_COUNT(&allowed);
+  const bool bound = cores < static_cast<int>(std::thread::hardware_concurrency());
+  const int local_ranks = environment_number("OMPI_COMM_WORLD_LOCAL_SIZE", 1);
+  const int fallback = bound ? cores : std::max(1, cores / std::max(1, local_ranks));
+  at::set_num_threads(std::max(1, environment_number("OMP_NUM_THREADS", fallback)));
+}
+
+/// Large tensors come and go every step; returning them to the kernel each time would cost page faults.
+void keep_freed_memory() {
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
+}
+
+struct Cli {
+  CLI::App app{"Tessera trains and adapts DeepSeek-style reasoning models.", "tessera"};
+  bool quiet = false;
+  std::vector<std::pair<CLI::App*, Command>> commands;
+
+  Cli() {
+    app.set_version_flag("--version", std::string("tessera ") + kVersion);
+    app.require_subcommand(1);
+    app.fallthrough();
+    app.add_flag("--quiet", quiet, "warnings and errors only");
+    app.get_formatter()->column_width(34);
+    add("train", "run a recipe", train_command);
+    add("prepare", "tokenise sources into an HDF5 token store", prepare_command);
+    add("inspect", "show data with its trained tokens, a checkpoint, or a model", inspect_command);
+    add("tokenize", "JSONL on standard input to token ids on standard output", tokenize_command);
+    add("score", "log-probability of each token", score_command);
+    add("generate", "complete prompts", generate_command);
+    add("eval", "accuracy and perplexity on problems with answers", eval_command);
+    add("export", "a checkpoint as a Hugging Face folder", export_command);
+    add("synthesize", "problems of a sector with verifiable answers", synthesize_command);
+    add("doctor", "what this machine has, what is missing, how to mend it", doctor_command);
+  }
+  void add(const char* name, const char* description, Command (*make)(CLI::App&)) {
+    CLI::App* sub = app.add_subcommand(name, description);
+    commands.emplace_back(sub, make(*sub));
+  }
+  [[nodiscard]] const Command& chosen() const {
+    for (const auto& [sub, command] : commands)
+      if (sub->parsed()) return command;
+    throw InternalError("no subcommand was parsed");
+  }
+};
+
+void complain(const char* message, int rank, int world_size) {
+  const std::string prefix = world_size > 1 ? "rank " + std::to_string(rank) + ": " : "";
+  std::fprintf(stderr, "tessera: %serror: %s\n", prefix.c_str(), message);
+  std::fflush(stderr);
+}
+
+int run(const Cli& cli, parallel::Communicator& world, const std::function<void(double)>& set_timeout) {
+  configure_logging({.rank = world.rank(), .world_size = world.size(), .quiet = cli.quiet});
+  App app{world, cli.quiet, [] { return stop_signal != 0; }, set_timeout};
+  cli.chosen()(app);
+  return 0;
+}
+
+int run_alone(const Cli& cli) {
+  std::signal(SIGINT, on_interrupt);
+  try {
+    return run(cli, *parallel::make_self_communicator(), [](double) {});
+  } catch (const std::exception& error) {
+    complain(error.what(), 0, 1);
+    return 1;
+  }
+}
+
+int run_with_mpi(const Cli& cli) {
+  parallel::MpiContext context;
+  try {
+    const auto world = context.world();
+    return run(cli, *world, [&](double seconds) { context.set_timeout(seconds); });
+  } catch (const std::exception& error) {
+    // A mistake in the recipe throws on every rank: rank 0 gets the first word, the others speak if it has nothing to say.
+    if (context.rank() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    complain(error.what(), context.rank(), context.size());
+    context.abort(1);
+  }
+}
+
+int main(int argc, char** argv) {
+  std::signal(SIGUSR1, on_stop_signal);
+  std::signal(SIGPIPE, SIG_IGN);
+  Cli cli;
+  try {
+    cli.app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (environment_number("OMPI_COMM_WORLD_RANK", 0) > 0) return error.get_exit_code();
+    return cli.app.exit(error);
+  }
+  keep_freed_memory();
+  choose_threads();
+  return under_mpirun() ? run_with_mpi(cli) : run_alone(cli);
+}
+
+}  // namespace
+}  // namespace tessera::launch
+
+int main(int argc, char** argv) {
+  try {
+    return tessera::launch::main(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "tessera: error: %s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,32 @@
+#include "core/log.h"
+#include "launch/app.h"
+#include "recipes/recipe.h"
+#include "trainer/trainer.h"
+
+namespace tessera::launch {
+
+Command train_command(CLI::App& cli) {
+  struct Options {
+    std::string recipe, resume = "auto";
+    std::vector<std::string> overrides;
+  };
+  auto options = std::make_shared<Options>();
+  cli.add_option("recipe", options->recipe, "the YAML recipe")->required();
+  cli.add_option("overrides", options->overrides, "key=value, for instance optimizer.lr=1.0e-4");
+  cli.add_option("--resume", options->resume, "auto: from the newest whole checkpoint; never; or a checkpoint's folder")
+      ->capture_default_str();
+  return [options](App& app) {
+    const recipes::Recipe recipe = recipes::load_recipe(options->recipe, options->overrides);
+    app.set_timeout(recipe.config.communication.timeout_seconds);
+    trainer::Trainer trainer(recipe.config,
+                             {.resume = options->resume,
+                              .recipe_yaml = recipe.yaml,
+                              .recipe_keys = recipe.keys,
+                              .show_progress = !app.quiet,
+                              .stop_requested = app.stop_requested},
+                             app.world);
+    trainer.train();
+  };
+}
+
+}  // namespace tessera::launch

@@ -1,0 +1,38 @@
+// Hugging Face model folders in and out: config.json, safetensors, and the tokenizer's files beside them.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "model/causal_lm.h"
+#include "model/lora.h"
+
+namespace tessera::model {
+
+/// Fills every parameter of `model` from the folder's safetensors (float32, bfloat16 or float16, converted). Each tensor
+/// of the folder must be used exactly once and each parameter filled; otherwise ConfigError lists the names.
+void load_weights(CausalLM& model, const std::filesystem::path& folder);
+
+/// Content hash of the folder's weights, for checkpoints that store an adapter only.
+[[nodiscard]] std::string hash_weights(const std::filesystem::path& folder);
+
+/// Copies what goes with the weights from folder to folder: config.json, generation_config.json, tokenizer, template.
+void copy_companions(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// Writes config.json and the weights in `dtype` into `folder`, beside companions already there.
+void save_weights(const CausalLM& model, const std::filesystem::path& folder, at::ScalarType dtype);
+
+/// The dtype in which the folder stores its weights.
+[[nodiscard]] at::ScalarType stored_dtype(const std::filesystem::path& folder);
+
+/// Writes a PEFT adapter folder: adapter_config.json and adapter_model.safetensors.
+void save_adapter(const CausalLM& model, const LoraConfig& lora, const std::string& base_model,
+                  const std::filesystem::path& folder);
+
+/// Loads a model for inference: a model folder, or a PEFT adapter folder whose base is merged in.
+[[nodiscard]] std::unique_ptr<CausalLM> load_model(const std::filesystem::path& folder);
+
+/// The folder that holds config and tokenizer for `folder`: itself, or the base of an adapter.
+[[nodiscard]] std::filesystem::path base_folder(const std::filesystem::path& folder);
+
+}  // namespace tessera::model

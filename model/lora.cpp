@@ -1,0 +1,80 @@
+#include "model/lora.h"
+
+#include <ATen/ops/empty.h>
+
+#include <cmath>
+#include <set>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "core/text.h"
+
+namespace tessera::model {
+
+namespace {
+
+std::string last_name(const std::string& name) { return name.substr(name.rfind('.') + 1); }
+
+std::vector<LinearLayer*> layers_of(Block& block) {
+  return {&block.qkv, &block.attention_out, &block.gate_up, &block.down};
+}
+
+/// Uniform in [-1/sqrt(in), 1/sqrt(in)]: what PEFT's kaiming_uniform_(a = sqrt(5)) amounts to.
+void fill_a(at::Tensor a, uint64_t seed, uint64_t tensor) {
+  constexpr uint32_t kSite = 0x4C4F5241;  // "LORA"
+  const double bound = 1.0 / std::sqrt(static_cast<double>(a.size(1)));
+  float* values = a.data_ptr<float>();
+  for (int64_t i = 0; i < a.numel(); ++i)
+    values[i] = static_cast<float>((2.0 * random_uniform(seed, kSite, tensor << 32 | static_cast<uint64_t>(i)) - 1.0) * bound);
+}
+
+}  // namespace
+
+void LoraConfig::validate() const {
+  if (r <= 0) throw ConfigError(detail::concat("model.lora.r = ", r, " must be positive, for instance 16"));
+  if (!(alpha > 0)) throw ConfigError(detail::concat("model.lora.alpha = ", alpha, " must be positive, for instance 32"));
+  if (dropout != 0)
+    throw ConfigError(detail::concat("model.lora.dropout = ", dropout, " is not supported; set it to 0"));
+  if (target_modules.empty()) throw ConfigError("model.lora.target_modules is empty; name at least one, for instance q_proj");
+}
+
+void add_adapters(CausalLM& model, const LoraConfig& config, uint64_t seed) {
+  config.validate();
+  std::set<std::string> known, wanted(config.target_modules.begin(), config.target_modules.end());
+  uint64_t tensor = 0;
+  for (Block& block : model.blocks()) {
+    for (LinearLayer* layer : layers_of(block)) {
+      for (const auto& part : layer->parts) {
+        known.insert(last_name(part.name));
+        if (wanted.count(last_name(part.name)) == 0) continue;
+        kernels::LowRankSlice slice;
+        slice.a = std::make_shared<kernels::Parameter>();
+        slice.b = std::make_shared<kernels::Parameter>();
+        slice.a->value = at::empty({config.r, layer->spec.weight->value.size(1)}, at::kFloat);
+        slice.b->value = at::zeros({part.out_end - part.out_begin, config.r}, at::kFloat);
+        fill_a(slice.a->value, seed, tensor++);
+        slice.scale = config.scale();
+        slice.out_begin = part.out_begin;
+        slice.out_end = part.out_end;
+        layer->spec.adapters.push_back(std::move(slice));
+      }
+    }
+  }
+  for (const auto& name : wanted)
+    if (known.count(name) == 0)
+      throw ConfigError("model.lora.target_modules: no layer is called '" + name + "'; known: " +
+                        join({known.begin(), known.end()}));
+}
+
+void merge_adapters(CausalLM& model) {
+  for (Block& block : model.blocks()) {
+    for (LinearLayer* layer : layers_of(block)) {
+      for (const auto& slice : layer->spec.adapters)
+        layer->spec.weight->value.detach().slice(0, slice.out_begin, slice.out_end)
+            .addmm_(slice.b->value, slice.a->value, 1.0, slice.scale);
+      layer->spec.adapters.clear();
+    }
+  }
+}
+
+}  // namespace tessera::model

@@ -1,0 +1,35 @@
+// A recipe's text as a tree in which every value remembers where it was written, so that every complaint can name file
+// and line. Handles `base:`, duplicate keys and key=value overrides.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace tessera::recipes {
+
+struct ConfigNode {
+  enum class Kind { kScalar, kList, kMap };
+  Kind kind = Kind::kMap;
+  std::string scalar;
+  bool quoted = false;  // a string even if it looks like a number
+  std::vector<ConfigNode> items;
+  std::vector<std::pair<std::string, ConfigNode>> entries;
+  std::string where;  // "recipes/x.yaml:14" or "command line"
+
+  [[nodiscard]] const ConfigNode* find(std::string_view key) const;
+  [[nodiscard]] nlohmann::json to_json() const;
+};
+
+/// Parses YAML text (or JSON, which is YAML). Throws ConfigError with `name`:line for bad syntax, duplicate keys, anchors
+/// nested too deeply, or anything that is not a map at the top.
+[[nodiscard]] ConfigNode parse_config(const std::string& text, const std::string& name);
+
+/// Reads a recipe file, merges it over its `base` (one level deep, path relative to the file), then applies overrides
+/// "a.b.c=value" in order.
+[[nodiscard]] ConfigNode load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides);
+
+}  // namespace tessera::recipes

@@ -1,0 +1,121 @@
+// The keys of a recipe, each listed once. `Visitor` reads them from a file or writes them out.
+#pragma once
+
+#include "trainer/config.h"
+
+namespace tessera::recipes {
+
+template <typename Visitor>
+void describe(Visitor& v, model::LoraConfig& c) {
+  v.field("r", c.r);
+  v.field("alpha", c.alpha);
+  v.field("dropout", c.dropout);
+  v.field("target_modules", c.target_modules);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, trainer::ModelSource& c) {
+  v.field("path", c.path);
+  v.field("config", c.config);
+  v.field("tokenizer", c.tokenizer);
+  v.optional_section("lora", c.lora);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, data::SourceConfig& c) {
+  v.field("path", c.path);
+  v.field("weight", c.weight);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, data::DataConfig& c) {
+  v.list("train", c.train);
+  v.list("validation", c.validation);
+  v.field("sequence_length", c.sequence_length);
+  v.field("packing", c.packing);
+  v.field("overlong", c.overlong);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, parallel::ParallelConfig& c) {
+  v.field("pp", c.pp);
+  v.field("ep", c.ep);
+  v.field("pipeline_schedule", c.pipeline_schedule);
+  v.field("zero", c.zero);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, trainer::PrecisionConfig& c) {
+  v.field("compute", c.compute);
+  v.field("fp8", c.fp8);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, trainer::OptimizerConfig& c) {
+  v.field("name", c.name);
+  v.field("lr", c.lr);
+  v.field("betas", c.betas);
+  v.field("eps", c.eps);
+  v.field("weight_decay", c.weight_decay);
+  v.field("grad_clip", c.grad_clip);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, trainer::LrScheduleConfig& c) {
+  v.field("name", c.name);
+  v.field("warmup_steps", c.warmup_steps);
+  v.field("final_lr", c.final_lr);
+  v.field("decay_steps", c.decay_steps);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, trainer::StepConfig& c) {
+  v.field("steps", c.steps);
+  v.field("sequences_per_step", c.sequences_per_step);
+  v.field("sequences_per_microbatch", c.sequences_per_microbatch);
+  v.field("recompute", c.recompute);
+  v.field("max_nonfinite_steps", c.max_nonfinite_steps);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, trainer::CheckpointConfig& c) {
+  v.field("every", c.every);
+  v.field("keep", c.keep);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, trainer::EvaluateConfig& c) {
+  v.field("every", c.every);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, trainer::LogConfig& c) {
+  v.field("every", c.every);
+  v.field("tensorboard", c.tensorboard);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, trainer::CommunicationConfig& c) {
+  v.field("timeout_seconds", c.timeout_seconds);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, trainer::TrainerConfig& c) {
+  v.field("name", c.name);
+  v.field("task", c.task);
+  v.field("seed", c.seed);
+  v.field("output", c.output);
+  v.section("model", c.model);
+  v.section("data", c.data);
+  v.section("parallel", c.parallel);
+  v.section("precision", c.precision);
+  v.section("optimizer", c.optimizer);
+  v.section("lr_schedule", c.lr_schedule);
+  v.section("train", c.train);
+  v.section("checkpoint", c.checkpoint);
+  v.section("evaluate", c.evaluate);
+  v.section("log", c.log);
+  v.section("communication", c.communication);
+}
+
+}  // namespace tessera::recipes

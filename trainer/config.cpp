@@ -1,0 +1,111 @@
+#include "trainer/config.h"
+
+#include <cmath>
+
+#include "core/error.h"
+#include "core/text.h"
+
+namespace tessera::trainer {
+
+namespace {
+
+void require(bool holds, const std::string& message) {
+  if (!holds) throw ConfigError(message);
+}
+
+void require_known(const std::string& key, const std::string& value, const std::vector<std::string>& known) {
+  for (const auto& name : known)
+    if (name == value) return;
+  const std::string near = nearest_name(value, known);
+  throw ConfigError(key + " = '" + value + "' is not known; use one of " + join(known) +
+                    (near.empty() ? "" : " (did you mean '" + near + "'?)"));
+}
+
+void require_positive(const std::string& key, int64_t value) {
+  require(value > 0, detail::concat(key, " = ", value, " must be at least 1"));
+}
+
+void require_not_negative(const std::string& key, double value) {
+  require(std::isfinite(value) && value >= 0, detail::concat(key, " = ", value, " must be 0 or more"));
+}
+
+}  // namespace
+
+void ModelSource::validate() const {
+  require(path.empty() != config.is_null(),
+          "model needs either 'path' (a Hugging Face folder) or 'config' (fresh weights), and not both");
+  require(!tokenizer_folder().empty(), "model.tokenizer is missing: with model.config it names the folder of the tokenizer");
+  require(!(lora && !config.is_null()), "model.lora adapts trained weights: it needs model.path");
+  if (lora) lora->validate();
+}
+
+void PrecisionConfig::validate() const {
+  require_known("precision.compute", compute, {"float32", "bfloat16"});
+  require(compute == "float32", "precision.compute = bfloat16 needs a GPU build; on a CPU bfloat16 products are some hundred "
+                                "times slower: set float32");
+  require_known("precision.fp8", fp8, {"none", "blockwise", "tensorwise"});
+  require(fp8 == "none", "precision.fp8 = " + fp8 + " is not available in this version; set none");
+}
+
+void OptimizerConfig::validate() const {
+  require_known("optimizer.name", name, {"adamw"});
+  require(std::isfinite(lr) && lr > 0, detail::concat("optimizer.lr = ", lr, " must be positive, for instance 2.0e-4"));
+  require(betas.size() == 2, "optimizer.betas must be two numbers, for instance [0.9, 0.95]");
+  for (double beta : betas)
+    require(beta >= 0 && beta < 1, detail::concat("optimizer.betas: ", beta, " must be in [0, 1)"));
+  require(std::isfinite(eps) && eps > 0, detail::concat("optimizer.eps = ", eps, " must be positive, for instance 1.0e-8"));
+  require_not_negative("optimizer.weight_decay", weight_decay);
+  require_not_negative("optimizer.grad_clip", grad_clip);
+}
+
+void LrScheduleConfig::validate() const {
+  require_known("lr_schedule.name", name, {"constant", "linear", "cosine", "wsd"});
+  require_not_negative("lr_schedule.warmup_steps", static_cast<double>(warmup_steps));
+  require(final_lr >= 0 && final_lr <= 1, detail::concat("lr_schedule.final_lr = ", final_lr, " is a share of lr, in [0, 1]"));
+  require_not_negative("lr_schedule.decay_steps", static_cast<double>(decay_steps));
+}
+
+void StepConfig::validate() const {
+  require(steps > 0, "train.steps is missing or not positive: the number of optimizer steps, for instance 200");
+  require_positive("train.sequences_per_step", sequences_per_step);
+  require_positive("train.sequences_per_microbatch", sequences_per_microbatch);
+  require_known("train.recompute", recompute, {"none", "selective", "full"});
+  require(recompute == "none", "train.recompute = " + recompute + " is not available in this version; set none (norms and "
+                               "SwiGLU are always recomputed)");
+  require_positive("train.max_nonfinite_steps", max_nonfinite_steps);
+}
+
+void CheckpointConfig::validate() const {
+  require_not_negative("checkpoint.every", static_cast<double>(every));
+  require_positive("checkpoint.keep", keep);
+}
+
+void EvaluateConfig::validate() const { require_not_negative("evaluate.every", static_cast<double>(every)); }
+
+void LogConfig::validate() const { require_positive("log.every", every); }
+
+void CommunicationConfig::validate() const {
+  require(std::isfinite(timeout_seconds) && timeout_seconds >= 1,
+          detail::concat("communication.timeout_seconds = ", timeout_seconds, " must be at least 1"));
+}
+
+void TrainerConfig::validate() const {
+  require_known("task", task, {"pretrain", "sft", "dpo", "grpo", "distill", "pipeline"});
+  require(task == "sft" || task == "pretrain", "task = " + task + " is not available in this version; available are pretrain, sft");
+  require(!output.empty(), "output is missing: the run's folder, for instance runs/" + name);
+  require(!data.train.empty(), "data.train is missing: a list of {path, weight}");
+  model.validate();
+  data.validate();
+  precision.validate();
+  optimizer.validate();
+  lr_schedule.validate();
+  train.validate();
+  checkpoint.validate();
+  evaluate.validate();
+  log.validate();
+  communication.validate();
+  require(parallel.pp == 1, detail::concat("parallel.pp = ", parallel.pp, " is not available in this version; set 1"));
+  require(parallel.ep == 1, detail::concat("parallel.ep = ", parallel.ep, " is not available in this version; set 1"));
+}
+
+}  // namespace tessera::trainer

@@ -1,0 +1,103 @@
+// What a training run is told: the parts of a recipe that the trainer reads.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+#include "model/lora.h"
+#include "parallel/mesh.h"
+
+namespace tessera::trainer {
+
+/// Where the weights come from: a Hugging Face folder, or a config with fresh weights and a tokenizer's folder.
+struct ModelSource {
+  std::string path;
+  nlohmann::json config;  // null unless fresh weights are wanted
+  std::string tokenizer;
+  std::optional<model::LoraConfig> lora;  // absent: full fine-tuning
+
+  [[nodiscard]] std::string tokenizer_folder() const { return tokenizer.empty() ? path : tokenizer; }
+  void validate() const;
+};
+
+struct PrecisionConfig {
+  std::string compute = "float32";
+  std::string fp8 = "none";
+  void validate() const;
+};
+
+struct OptimizerConfig {
+  std::string name = "adamw";
+  double lr = 1e-4;
+  std::vector<double> betas = {0.9, 0.95};
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  double grad_clip = 1.0;  // global norm; 0 = no clipping
+  void validate() const;
+};
+
+struct LrScheduleConfig {
+  std::string name = "cosine";  // constant | linear | cosine | wsd
+  int64_t warmup_steps = 0;
+  double final_lr = 0.1;     // share of lr at the end
+  int64_t decay_steps = 0;   // wsd: length of the last phase; 0 = a tenth of all steps
+  void validate() const;
+};
+
+struct StepConfig {
+  int64_t steps = 0;
+  int64_t sequences_per_step = 8;
+  int64_t sequences_per_microbatch = 1;
+  std::string recompute = "none";
+  int64_t max_nonfinite_steps = 10;  // skipped updates in a row before the run gives up
+  void validate() const;
+};
+
+struct CheckpointConfig {
+  int64_t every = 50;
+  int64_t keep = 2;
+  void validate() const;
+};
+
+struct EvaluateConfig {
+  int64_t every = 0;  // 0 = at the end only, if there is validation data
+  void validate() const;
+};
+
+struct LogConfig {
+  int64_t every = 1;
+  bool tensorboard = true;
+  void validate() const;
+};
+
+struct CommunicationConfig {
+  double timeout_seconds = 600;
+  void validate() const;
+};
+
+struct TrainerConfig {
+  std::string name = "run";
+  std::string task = "sft";  // pretrain | sft
+  uint64_t seed = 0;
+  std::string output;
+  ModelSource model;
+  data::DataConfig data;
+  parallel::ParallelConfig parallel;
+  PrecisionConfig precision;
+  OptimizerConfig optimizer;
+  LrScheduleConfig lr_schedule;
+  StepConfig train;
+  CheckpointConfig checkpoint;
+  EvaluateConfig evaluate;
+  LogConfig log;
+  CommunicationConfig communication;
+
+  /// Throws ConfigError naming the key and what to set.
+  void validate() const;
+};
+
+}  // namespace tessera::trainer

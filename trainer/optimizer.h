@@ -1,0 +1,49 @@
+// AdamW over the slices of the flat buckets that this rank owns (ZeRO-1): float32 master weights and moments.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/reader.h"
+#include "checkpoint/writer.h"
+#include "model/causal_lm.h"
+#include "parallel/flat_buckets.h"
+#include "trainer/config.h"
+
+namespace tessera::trainer {
+
+class AdamW final {
+ public:
+  AdamW(parallel::FlatBuckets& buckets, const OptimizerConfig& config);
+
+  /// Sum of squares of the gradients this rank owns, in double.
+  [[nodiscard]] double local_sum_of_squares() const;
+  /// Updates the owned slices. `step` counts from 1; `gradient_scale` is the clipping factor.
+  void step(double lr, int64_t step, double gradient_scale);
+
+  /// What this rank owns of weights and moments, by Hugging Face name.
+  [[nodiscard]] std::vector<checkpoint::OwnedRange> owned_ranges(const std::vector<model::NamedWeight>& weights) const;
+  /// Fills weights (whole, on every rank) and this rank's moments from a checkpoint of any layout.
+  void load(const std::vector<model::NamedWeight>& weights, checkpoint::CheckpointReader& reader);
+
+ private:
+  struct Run {  // owned elements [begin, end) of one bucket with the same weight decay
+    size_t bucket = 0;
+    int64_t begin = 0, end = 0;
+    bool decay = true;
+  };
+  struct Overlap {  // a part of a named weight that this rank owns
+    size_t bucket = 0;
+    int64_t bucket_begin = 0, weight_begin = 0, count = 0;
+  };
+  [[nodiscard]] std::vector<Overlap> overlaps(const model::NamedWeight& weight) const;
+  at::Tensor moment(const std::vector<at::Tensor>& moments, const Overlap& overlap) const;
+
+  parallel::FlatBuckets& buckets_;
+  OptimizerConfig config_;
+  std::vector<at::Tensor> exp_avg_, exp_avg_sq_;  // one per bucket, this rank's slice
+  std::vector<Run> runs_;
+};
+
+}  // namespace tessera::trainer

@@ -1,0 +1,242 @@
+#include "trainer/trainer.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/tensor.h>
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cmath>
+
+#include "checkpoint/manifest.h"
+#include "checkpoint/writer.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "core/progress.h"
+#include "core/text.h"
+#include "model/hf_folder.h"
+#include "parallel/text_exchange.h"
+#include "trainer/lr_schedule.h"
+#include "trainer/model_batch.h"
+#include "trainer/resume.h"
+
+namespace tessera::trainer {
+
+namespace {
+
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * 1024;
+}
+
+std::string short_number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.4g", value);
+  return text;
+}
+
+}  // namespace
+
+Trainer::Trainer(TrainerConfig config, TrainOptions options, parallel::Communicator& world)
+    : config_(std::move(config)), options_(std::move(options)), world_(world), mesh_(world, config_.parallel),
+      dp_(mesh_.axis("dp")), run_(config_, world) {}
+
+TrainEnd Trainer::train() {
+  load_data();
+  load_model();
+  int64_t step = resume();
+  run_.begin(step);
+  run_.update_run_json({{"state", "running"}, {"mesh", mesh_.describe()}, {"world_size", world_.size()}});
+  data::StepLoader loader(*data_.train, {.sequences_per_step = config_.train.sequences_per_step,
+                                         .sequences_per_microbatch = config_.train.sequences_per_microbatch,
+                                         .dp_rank = dp_.rank(), .dp_size = dp_.size(), .first_step = step});
+  Progress progress(config_.name, config_.train.steps, "steps", options_.show_progress && world_.rank() == 0, step);
+  int64_t saved = step;
+  bool stop = false;
+  while (step < config_.train.steps && !stop) {
+    const StepResult result = train_step(loader.next());
+    stop = result.stop;
+    ++step;
+    const bool last = step == config_.train.steps;
+    const bool due = config_.evaluate.every > 0 && step % config_.evaluate.every == 0;
+    const double validation_loss = has_validation() && (due || last) ? evaluate() : NAN;
+    report(step, result, validation_loss);
+    progress.update(step, "loss " + short_number(result.loss) + "  " +
+                              short_number(static_cast<double>(result.tokens) / result.seconds) + " tokens/s");
+    if (stop || last || (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0)) {
+      save(step);
+      saved = step;
+    }
+  }
+  progress.finish();
+  if (saved < step) save(step);
+  const bool finished = step >= config_.train.steps;
+  const auto peaks = parallel::all_gather_text(world_, std::to_string(peak_memory_bytes()));
+  int64_t peak = 0;
+  for (const auto& text : peaks) peak = std::max<int64_t>(peak, std::stoll(text));
+  run_.update_run_json({{"state", finished ? "finished" : "stopped"}, {"step", step}, {"peak_memory_bytes_per_rank", peak},
+                        {"skipped_steps", skipped_total_}});
+  log::info(finished ? "finished" : "stopped as asked; resume with the same command", " at step ", step,
+            "; peak memory per rank ", format_bytes(peak), "; checkpoint ",
+            (run_.checkpoints() / checkpoint::step_folder_name(step)).string());
+  return finished ? TrainEnd::kFinished : TrainEnd::kStopped;
+}
+
+void Trainer::load_data() {
+  const auto busy = world_.announce("preparing data");
+  data_ = load_datasets(config_, {.rank = world_.rank(), .size = world_.size(), .threads = at::get_num_threads(),
+                                  .barrier = [this] { world_.barrier(); }},
+                        options_.show_progress && world_.rank() == 0);
+  log::info("training data: ", data_.train->num_rows(), " rows, ", data_.train->num_tokens(), " tokens");
+}
+
+void Trainer::load_model() {
+  const ModelSource& source = config_.model;
+  const auto busy = world_.announce("loading the model");
+  const bool fresh = source.path.empty();
+  model_ = std::make_unique<model::CausalLM>(fresh ? model::ModelConfig::from_json(source.config, "model.config")
+                                                   : model::ModelConfig::load(source.path));
+  if (data_.tokenizer->vocab_size() > model_->config().vocab_size)
+    throw ConfigError(detail::concat("the tokenizer has ", data_.tokenizer->vocab_size(), " tokens, the model's vocab_size is ",
+                                     model_->config().vocab_size, "; use the tokenizer that belongs to the model"));
+  if (source.lora) model::add_adapters(*model_, *source.lora, config_.seed);
+  std::vector<parallel::FlatBuckets::Item> trained;
+  if (source.lora) {
+    for (const auto& weight : model_->adapter_weights()) trained.push_back({weight.parameter, 1});
+  } else {
+    for (const auto& used : model_->parameters()) trained.push_back({used.parameter, used.uses});
+  }
+  buckets_ = std::make_unique<parallel::FlatBuckets>(trained, dp_);
+  if (fresh) {
+    model_->initialize(config_.seed);
+  } else {
+    model::load_weights(*model_, source.path);
+    if (source.lora) base_hash_ = parallel::broadcast_text(world_, world_.rank() == 0 ? model::hash_weights(source.path) : "");
+  }
+  optimizer_ = std::make_unique<AdamW>(*buckets_, config_.optimizer);
+  if (world_.rank() == 0) {
+    make_directories(run_.model());
+    model::copy_companions(source.tokenizer_folder(), run_.model());
+    write_file_atomically(run_.model() / "config.json", model_->config().raw.dump(2) + "\n");
+    write_file_atomically(run_.path() / "recipe.yaml", options_.recipe_yaml);
+  }
+  log::info("model: ", buckets_->num_parameters(), " trained parameters; mesh ", mesh_.describe());
+}
+
+std::vector<model::NamedWeight> Trainer::trained_weights() const {
+  return config_.model.lora ? model_->adapter_weights() : model_->weights();
+}
+
+int64_t Trainer::resume() {
+  auto found = find_resume_point(run_.checkpoints(), options_.resume, world_);
+  if (!found) return 0;
+  check_resumable(found->manifest.state, options_.recipe_keys, data_.train->hash(), base_hash_, found->folder.string());
+  checkpoint::CheckpointReader reader(found->folder, found->manifest);
+  optimizer_->load(trained_weights(), reader);
+  const json& state = found->manifest.state;
+  updates_ = state.at("updates").get<int64_t>();
+  skipped_total_ = state.at("skipped_steps").get<int64_t>();
+  log::info("resuming from ", found->folder.string());
+  return found->manifest.step;
+}
+
+Trainer::StepResult Trainer::train_step(data::StepBatch batch) {
+  const auto start = Clock::now();
+  const double exposed_before = buckets_->exposed_seconds();
+  StepResult result;
+  result.lr = config_.optimizer.lr * lr_factor(config_.lr_schedule, batch.step, config_.train.steps);
+
+  at::Tensor counts = at::tensor({batch.num_targets, batch.num_tokens}, at::kLong);
+  dp_.all_reduce(counts)->wait();
+  result.targets = counts[0].item<int64_t>();
+  result.tokens = counts[1].item<int64_t>();
+
+  buckets_->zero_gradients();
+  const double loss = forward_backward(batch, result.targets);
+  buckets_->finish_reduction();
+
+  // One exchange tells every rank the loss, the norm and whether any rank was asked to stop.
+  at::Tensor sums = at::tensor({loss, optimizer_->local_sum_of_squares(), options_.stop_requested() ? 1.0 : 0.0}, at::kDouble);
+  dp_.all_reduce(sums)->wait();
+  result.loss = sums[0].item<double>();
+  result.grad_norm = std::sqrt(sums[1].item<double>());
+  result.stop = sums[2].item<double>() > 0;
+
+  if (std::isfinite(result.loss) && std::isfinite(result.grad_norm)) {
+    const double limit = config_.optimizer.grad_clip;
+    // The small constant is torch.nn.utils.clip_grad_norm_'s.
+    const double scale = limit > 0 ? std::min(1.0, limit / (result.grad_norm + 1e-6)) : 1.0;
+    optimizer_->step(result.lr, ++updates_, scale);
+    buckets_->gather_values();
+    skipped_in_a_row_ = 0;
+  } else {
+    result.skipped = true;
+    ++skipped_total_;
+    log::warn("step ", batch.step + 1, ": loss ", result.loss, ", gradient norm ", result.grad_norm, ": update skipped");
+    if (++skipped_in_a_row_ >= config_.train.max_nonfinite_steps)
+      throw Error(detail::concat(skipped_in_a_row_, " steps in a row had a loss or gradient that is not finite; lower "
+                                 "optimizer.lr, or look at the data of step ", batch.step + 1));
+  }
+  result.seconds = seconds_since(start);
+  result.exposed_seconds = buckets_->exposed_seconds() - exposed_before;
+  return result;
+}
+
+double Trainer::forward_backward(const data::StepBatch& batch, int64_t global_targets) {
+  double loss = 0;
+  const float weight = global_targets > 0 ? static_cast<float>(1.0 / static_cast<double>(global_targets)) : 0.0f;
+  for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
+    if (i + 1 == batch.micro_batches.size()) buckets_->start_overlap();
+    const data::MicroBatch& micro = batch.micro_batches[i];
+    if (micro.targets.empty()) continue;
+    const ModelBatch tensors = to_model_batch(micro, weight);
+    const at::Tensor hidden = model_->hidden_states(tensors.tokens, tensors.positions, micro.segments);
+    const kernels::CrossEntropy ce = model_->loss(hidden, tensors.targets);
+    loss += ce.loss.item<double>();
+    ce.loss.backward();
+  }
+  return loss;
+}
+
+double Trainer::evaluate() {
+  const auto busy = world_.announce("evaluating");
+  at::NoGradGuard no_grad;
+  double sum = 0, count = 0;
+  for (const data::MicroBatch& micro : data::validation_batches(*data_.validation, config_.train.sequences_per_microbatch, dp_.rank(), dp_.size())) {
+    if (micro.targets.empty()) continue;
+    const ModelBatch tensors = to_model_batch(micro, 1.0f);
+    const at::Tensor hidden = model_->hidden_states(tensors.tokens, tensors.positions, micro.segments);
+    sum += model_->loss(hidden, tensors.targets).loss.item<double>();
+    count += static_cast<double>(micro.targets.size());
+  }
+  at::Tensor sums = at::tensor({sum, count}, at::kDouble);
+  dp_.all_reduce(sums)->wait();
+  return sums[1].item<double>() > 0 ? sums[0].item<double>() / sums[1].item<double>() : NAN;
+}
+
+void Trainer::save(int64_t step) {
+  const json state = {{"updates", updates_}, {"skipped_steps", skipped_total_}, {"recipe", options_.recipe_keys},
+                      {"data_hash", data_.train->hash()}, {"base_hash", base_hash_}, {"mesh", mesh_.describe()},
+                      {"base_model", config_.model.path}};
+  checkpoint::write_checkpoint(run_.checkpoints(), step, optimizer_->owned_ranges(trained_weights()), state, world_);
+  if (world_.rank() == 0) checkpoint::apply_retention(run_.checkpoints(), config_.checkpoint.keep);
+}
+
+void Trainer::report(int64_t step, const StepResult& r, double validation_loss) {
+  if (step % config_.log.every != 0 && std::isnan(validation_loss)) return;
+  json metrics = {{"step", step}, {"loss", r.loss}, {"lr", r.lr}, {"grad_norm", r.grad_norm}, {"step_seconds", r.seconds},
+                  {"tokens", r.tokens}, {"target_tokens", r.targets},
+                  {"tokens_per_second", static_cast<double>(r.tokens) / r.seconds},
+                  {"exposed_communication_seconds", r.exposed_seconds}};
+  if (r.skipped) metrics["skipped"] = true;
+  if (!std::isnan(validation_loss)) metrics["validation_loss"] = validation_loss;
+  run_.write_metrics(metrics);
+}
+
+}  // namespace tessera::trainer
