@@ -1,3 +1,4 @@
+include(GNUInstallDirs)
 # tessera_library(NAME SOURCES ... LINK ... [TORCH])
 # One folder = one target = one namespace. TORCH: the folder uses LibTorch and its shared precompiled header.
 function(tessera_library name)
@@ -7,6 +8,13 @@ function(tessera_library name)
   if(ARG_TORCH)
     tessera_use_torch(${name})
   endif()
+  # Installed as tessera::<name without tessera_>, headers under include/tessera/<folder>.
+  string(REPLACE tessera_ "" export_name ${name})
+  set_target_properties(${name} PROPERTIES EXPORT_NAME ${export_name})
+  install(TARGETS ${name} EXPORT tesseraTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  file(RELATIVE_PATH folder ${PROJECT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
+  install(DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/tessera/${folder}
+          FILES_MATCHING PATTERN "*.h")
 endfunction()
 
 # Links LibTorch and reuses the one precompiled torch header.

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "parallel/mpi_engine.h"
+#include "parallel/shared_memory.h"
 
 namespace tessera::parallel {
 namespace {
@@ -114,6 +115,16 @@ class MpiCommunicator final : public Communicator {
     engine_->submit(*channel_, operation);
     return std::make_unique<MpiWork>(engine_, channel_, operation);
   }
+  /// Submits through shared memory; `prepare` tells the SharedOperation what to do.
+  template <typename Prepare>
+  WorkPtr submit_shared(const std::shared_ptr<Operation>& operation, Prepare prepare) {
+    auto shared = std::make_shared<SharedOperation>(*channel_->shared, operation->name, operation->bytes);
+    prepare(*shared);
+    operation->step = [shared, channel = channel_, &operation = *operation] {
+      return shared->step(operation.sequence, channel->world_ranks);
+    };
+    return submit(operation);
+  }
   [[nodiscard]] Chunks chunks(int64_t total) const { return {total, engine_->options().max_elements_per_call}; }
   [[nodiscard]] MPI_Op reduction(at::ScalarType type, ReduceOp op) const {
     if (type == at::kBFloat16) return engine_->bfloat16_op(op);
@@ -138,6 +149,9 @@ class MpiCommunicator final : public Communicator {
 WorkPtr MpiCommunicator::all_reduce(at::Tensor tensor, ReduceOp op) {
   check_tensor(tensor);
   const auto operation = make("all_reduce", static_cast<int64_t>(tensor.nbytes()), {tensor});
+  if (channel_->shared) {
+    return submit_shared(operation, [&](SharedOperation& shared) { shared.all_reduce(tensor, op); });
+  }
   const Chunks parts = chunks(tensor.numel());
   operation->num_parts = parts.count();
   operation->issue = [parts, data = static_cast<char*>(tensor.data_ptr()), size = tensor.element_size(),
@@ -153,11 +167,14 @@ WorkPtr MpiCommunicator::all_gather(at::Tensor output, at::Tensor input) {
   check_tensor(output);
   check_tensor(input);
   TESSERA_CHECK(output.numel() == input.numel() * size() && output.scalar_type() == input.scalar_type());
+  const auto operation = make("all_gather", static_cast<int64_t>(output.nbytes()), {output, input});
+  if (channel_->shared) {
+    return submit_shared(operation, [&](SharedOperation& shared) { shared.all_gather(output, input); });
+  }
   const int64_t count = input.numel();
   auto* all = static_cast<char*>(output.data_ptr());
   char* own = all + rank() * static_cast<int64_t>(input.nbytes());
   if (input.data_ptr() != own) std::memcpy(own, input.data_ptr(), input.nbytes());
-  const auto operation = make("all_gather", static_cast<int64_t>(output.nbytes()), {output, input});
   const Chunks parts = chunks(count);
   const int64_t per_rank = parts.count();
   const auto type = move_type(input);
@@ -191,6 +208,10 @@ WorkPtr MpiCommunicator::reduce_scatter(at::Tensor output, at::Tensor input, Red
   const bool overlaps = out >= in && out < in + input.nbytes();
   TESSERA_CHECK(!overlaps || out == in + rank() * static_cast<int64_t>(output.nbytes()),
                 "output may only be this rank's slice of input");
+  if (channel_->shared) {
+    return submit_shared(make("reduce_scatter", static_cast<int64_t>(input.nbytes()), {output, input}),
+                         [&](SharedOperation& shared) { shared.reduce_scatter(output, input, op); });
+  }
   at::Tensor target = overlaps ? at::empty_like(output) : output;
   const auto operation = make("reduce_scatter", static_cast<int64_t>(input.nbytes()), {output, input, target});
   if (overlaps) {
@@ -285,6 +306,9 @@ WorkPtr MpiCommunicator::broadcast(at::Tensor tensor, int root) {
   check_tensor(tensor);
   TESSERA_CHECK(root >= 0 && root < size());
   const auto operation = make("broadcast", static_cast<int64_t>(tensor.nbytes()), {tensor});
+  if (channel_->shared) {
+    return submit_shared(operation, [&](SharedOperation& shared) { shared.broadcast(tensor, root); });
+  }
   const Chunks parts = chunks(tensor.numel());
   operation->num_parts = parts.count();
   operation->issue = [=, data = static_cast<char*>(tensor.data_ptr()), element = tensor.element_size(),
@@ -314,6 +338,9 @@ WorkPtr MpiCommunicator::exchange(std::vector<Message> sends, std::vector<Messag
 
 void MpiCommunicator::barrier() {
   const auto operation = make("barrier", 0, {});
+  if (channel_->shared) {
+    return submit_shared(operation, [](SharedOperation& shared) { shared.barrier(); })->wait();
+  }
   operation->num_parts = 1;
   operation->issue = [comm = channel_->comm](int64_t, MPI_Request* request) { return MPI_Ibarrier(comm, request); };
   submit(operation)->wait();

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "parallel/shared_memory.h"
 
 namespace tessera::parallel {
 namespace {
@@ -18,6 +19,7 @@ constexpr int kQuestion = 1, kAnswer = 2;           // tags of the side channel
 constexpr double kAnswerSeconds = 3;                // a rank that is silent for so long is stopped or dead
 constexpr auto kIdleWake = std::chrono::milliseconds(25);
 constexpr int kMaxExcuseHops = 8;
+constexpr uint64_t kEndChannel = 1;
 
 double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
@@ -142,7 +144,7 @@ MpiEngine::MpiEngine(const MpiOptions& options) : options_(options) {
   MPI_Op_create(sum_bfloat16, 1, &bfloat16_ops_[static_cast<size_t>(ReduceOp::kSum)]);
   MPI_Op_create(max_bfloat16, 1, &bfloat16_ops_[static_cast<size_t>(ReduceOp::kMax)]);
   MPI_Op_create(min_bfloat16, 1, &bfloat16_ops_[static_cast<size_t>(ReduceOp::kMin)]);
-  end_channel_ = add_channel(world_, 1, "world");
+  end_channel_ = add_channel(world_, kEndChannel, "world");
   incoming_ = std::make_unique<SideMessage>();
   thread_ = std::thread([this] { run(); });
 }
@@ -167,6 +169,9 @@ std::shared_ptr<Channel> MpiEngine::add_channel(MPI_Comm comm, uint64_t id, std:
   MPI_Group_translate_ranks(group, size, members.data(), world_group, channel->world_ranks.data());
   MPI_Group_free(&group);
   MPI_Group_free(&world_group);
+  if (options_.shared_memory && id != kEndChannel) {
+    channel->shared = SharedMemory::create(channel->comm, id, options_.shared_block_bytes);
+  }
   std::lock_guard lock(mutex_);
   TESSERA_CHECK(channels_.emplace(id, channel).second, "two communicators have the id ", id);
   return channel;

@@ -53,6 +53,8 @@ struct Operation {
   std::string error;
 };
 
+class SharedMemory;
+
 /// The state of one communicator at this rank.
 struct Channel {
   uint64_t id = 0;  // the same on all members
@@ -61,6 +63,7 @@ struct Channel {
   int rank = 0;
   std::vector<int> world_ranks;  // of the members
   int64_t num_splits = 0;
+  std::shared_ptr<SharedMemory> shared;  // null: collectives go through MPI
 
   struct Record {
     int64_t sequence = 0;

@@ -103,7 +103,7 @@ std::string clock_time(int64_t hour) {
 
 // When an infusion ends: volume / rate is a whole number of hours.
 Problem infusion(Draw& draw) {
-  constexpr std::array<int64_t, 4> kRates = {50, 100, 125, 200};
+  constexpr std::array<int64_t, 2> kRates = {50, 100};
   const int64_t rate = draw.pick(kRates);
   const int64_t hours = draw.between(2, 8);
   const int64_t start = draw.between(6, 15);

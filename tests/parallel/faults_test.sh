@@ -39,7 +39,10 @@ expect() {
 expect skip 2 error 9 'dp all_reduce #3 \(391 KiB\) did not complete within 2.0s' \
   'rank 1 has not arrived \(it is at #2 all_reduce\)'
 expect skip 3 error 9 'rank 1 has not arrived'
-expect skip_and_go_on 2 error 9 'dp all_reduce #3' 'rank 1 has not arrived .*waiting for world barrier #2'
+# Whose deadline ends first is chance; either message shows both ranks.
+expect skip_and_go_on 2 error 9 'dp all_reduce #3' 'world barrier #[12]' 'rank [01] has not arrived'
+# MPI itself cannot tell that sizes differ.
+[ "${TESSERA_TEST_SHARED_MEMORY:-1}" = 0 ] || expect mismatch 2 error 9 'dp all_reduce #3' 'called all_reduce \((195|391) KiB\) as its #3'
 expect stop 2 error 9 'dp all_reduce #3' 'rank 1 does not answer \(stopped or dead\)'
 expect stop 3 error 9 'rank 1 does not answer \(stopped or dead\)'
 expect stop_at_end 2 error 9 'rank 1 does not answer'
