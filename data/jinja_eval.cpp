@@ -9,7 +9,8 @@ namespace tessera::data::jinja {
 
 namespace {
 
-constexpr int64_t kMaxWork = 200'000'000;  // statements, expressions and bytes made
+constexpr int64_t kMaxWork =
+    5'000'000;  // statements, expressions, and 64 bytes made each count one
 constexpr int kMaxDepth = 400;
 constexpr int64_t kMaxRange = 100'000;
 
@@ -40,12 +41,11 @@ class Evaluator {
 
   void charge(size_t work) {
     work_ += static_cast<int64_t>(work);
-    if (work_ > kMaxWork)
-      fail_("the template does not come to an end (more than 200 million steps)");
+    if (work_ > kMaxWork) fail_("the template does not come to an end (more than 5 million steps)");
   }
 
   void print(const std::string& text) {
-    charge(text.size());
+    charge(text.size() / 64 + 1);
     output_ += text;
   }
 
@@ -211,7 +211,7 @@ class Evaluator {
 
   // Counts a new value's size.
   Value made(Value value) {
-    if (value.is_string()) charge(value.json->get_ref<const std::string&>().size());
+    if (value.is_string()) charge(value.json->get_ref<const std::string&>().size() / 64);
     if (value.json != nullptr && value.json->is_structured()) charge(value.json->size());
     return value;
   }
@@ -249,7 +249,7 @@ class Evaluator {
     int64_t i = to_integer(index, fail_);
     if (value.is_string()) {
       const auto all = characters(value.json->get_ref<const std::string&>());
-      charge(all.size());
+      charge(all.size() / 64);
       if (i < 0) i += static_cast<int64_t>(all.size());
       return i < 0 || i >= static_cast<int64_t>(all.size())
                  ? Value::undefined("element")
@@ -268,7 +268,7 @@ class Evaluator {
     if (!value.is_string() && (value.json == nullptr || !value.json->is_array()))
       fail_("a slice of " + kind_name(value));
     const auto all = elements(value, fail_);
-    charge(all.size());
+    charge(all.size() / 8);
     const auto size = static_cast<int64_t>(all.size());
     const auto part = [&](size_t which) -> std::optional<int64_t> {
       if (node.children[which] == nullptr) return std::nullopt;

@@ -12,7 +12,8 @@ int main(int argc, char** argv) {
   try {
     const auto tokenizer = tessera::data::Tokenizer::load(argv[1]);
     const auto chat_template = tessera::data::ChatTemplate::load_if_present(argv[1]);
-    return tessera::data::run_tokenize(std::cin, std::cout, tokenizer, chat_template ? &*chat_template : nullptr);
+    return tessera::data::run_tokenize(std::cin, std::cout, tokenizer,
+                                       chat_template ? &*chat_template : nullptr);
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';
     return 1;
