@@ -9,7 +9,9 @@
 namespace tessera::data {
 
 namespace {
-uint8_t class_at(std::string_view text, size_t at) { return char_classes()[decode_utf8(text.data() + at).value]; }
+uint8_t class_at(std::string_view text, size_t at) {
+  return char_classes()[decode_utf8(text.data() + at).value];
+}
 
 size_t previous_char(std::string_view text, size_t at) {
   do {
@@ -22,8 +24,10 @@ bool is_word(std::string_view text, size_t at) {
   const CodePoint c = decode_utf8(text.data() + at);
   if ((char_classes()[c.value] & (kLetter | kMark)) != 0) return true;
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c.value));
-  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_PC ||
-         (category == UTF8PROC_CATEGORY_CN && char_classes()[c.value] == kNumber);  // a digit newer than utf8proc
+  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
+         category == UTF8PROC_CATEGORY_PC ||
+         (category == UTF8PROC_CATEGORY_CN &&
+          char_classes()[c.value] == kNumber);  // a digit newer than utf8proc
 }
 }  // namespace
 
@@ -32,7 +36,8 @@ void AddedTokenMatcher::add(const AddedToken& token, std::string_view pattern) {
   size_t node = 0;
   for (const char c : pattern) {
     const uint64_t key = static_cast<uint64_t>(node) << 8 | static_cast<unsigned char>(c);
-    const auto [found, inserted] = children_.try_emplace(key, static_cast<int32_t>(token_of_node_.size()));
+    const auto [found, inserted] =
+        children_.try_emplace(key, static_cast<int32_t>(token_of_node_.size()));
     if (inserted) token_of_node_.push_back(-1);
     node = static_cast<size_t>(found->second);
   }
@@ -45,7 +50,8 @@ std::pair<int32_t, size_t> AddedTokenMatcher::longest_at(std::string_view text, 
   std::pair<int32_t, size_t> best{-1, 0};
   size_t node = 0;
   for (size_t i = at; i < text.size(); ++i) {
-    const auto found = children_.find(static_cast<uint64_t>(node) << 8 | static_cast<unsigned char>(text[i]));
+    const auto found =
+        children_.find(static_cast<uint64_t>(node) << 8 | static_cast<unsigned char>(text[i]));
     if (found == children_.end()) break;
     node = static_cast<size_t>(found->second);
     if (token_of_node_[node] >= 0) best = {token_of_node_[node], i + 1};
@@ -53,7 +59,8 @@ std::pair<int32_t, size_t> AddedTokenMatcher::longest_at(std::string_view text, 
   return best;
 }
 
-void AddedTokenMatcher::cut(std::string_view text, bool skip_special, std::vector<Part>& out) const {
+void AddedTokenMatcher::cut(std::string_view text, bool skip_special,
+                            std::vector<Part>& out) const {
   out.clear();
   size_t covered = 0;
   size_t at = tokens_.empty() ? text.size() : 0;
@@ -77,10 +84,12 @@ void AddedTokenMatcher::cut(std::string_view text, bool skip_special, std::vecto
       if (word_before || word_behind) continue;
     }
     if (token.lstrip) {
-      while (begin > covered && class_at(text, previous_char(text, begin)) == kSpace) begin = previous_char(text, begin);
+      while (begin > covered && class_at(text, previous_char(text, begin)) == kSpace)
+        begin = previous_char(text, begin);
     }
     if (token.rstrip) {
-      while (stop < text.size() && class_at(text, stop) == kSpace) stop += decode_utf8(text.data() + stop).length;
+      while (stop < text.size() && class_at(text, stop) == kSpace)
+        stop += decode_utf8(text.data() + stop).length;
     }
     begin = std::max(begin, covered);
     if (covered < begin) out.push_back({covered, begin, nullptr});

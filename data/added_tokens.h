@@ -1,4 +1,5 @@
-// Added tokens: the strings that are cut out of a text before it is split into words (tokenizer.json's "added_tokens").
+// Added tokens: the strings that are cut out of a text before it is split into words
+// (tokenizer.json's "added_tokens").
 #pragma once
 
 #include <array>
@@ -32,7 +33,8 @@ class AddedTokenMatcher final {
   /// `pattern`: the content, or its normal form.
   void add(const AddedToken& token, std::string_view pattern);
   [[nodiscard]] bool empty() const { return tokens_.empty(); }
-  /// Cuts valid UTF-8 into parts that cover it. With `skip_special`, special tokens are ordinary text.
+  /// Cuts valid UTF-8 into parts that cover it. With `skip_special`, special tokens are ordinary
+  /// text.
   void cut(std::string_view text, bool skip_special, std::vector<Part>& out) const;
 
  private:

@@ -12,7 +12,8 @@ void append_row(const Row& row, MicroBatch& batch) {
   batch.tokens.insert(batch.tokens.end(), row.tokens.begin(), row.tokens.end());
   int64_t expected = 0;
   for (const Segment& segment : row.segments) {
-    TESSERA_CHECK(segment.start == expected && segment.length > 0, "segments must cover the row in order");
+    TESSERA_CHECK(segment.start == expected && segment.length > 0,
+                  "segments must cover the row in order");
     TESSERA_CHECK(segment.parent < static_cast<int64_t>(batch.segments.size()) - first_segment,
                   "a parent comes before its children");
     expected += segment.length;

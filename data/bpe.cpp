@@ -26,7 +26,8 @@ BpeScratch::BpeScratch() : slots_(kSlots) {
   for (Slot& slot : slots_) slot.word.back() = 0;
 }
 
-Bpe::Bpe(Options options, const std::array<int32_t, 256>& byte_ids, std::unordered_map<std::string, int32_t> words)
+Bpe::Bpe(Options options, const std::array<int32_t, 256>& byte_ids,
+         std::unordered_map<std::string, int32_t> words)
     : options_(options), byte_ids_(byte_ids), words_(std::move(words)) {}
 
 void Bpe::rehash(size_t capacity) {
@@ -41,7 +42,9 @@ void Bpe::rehash(size_t capacity) {
   }
 }
 
-void Bpe::reserve_merges(size_t count) { rehash(std::bit_ceil(std::max<size_t>(16, count * 2 + 1))); }
+void Bpe::reserve_merges(size_t count) {
+  rehash(std::bit_ceil(std::max<size_t>(16, count * 2 + 1)));
+}
 
 void Bpe::add_merge(int32_t left, int32_t right, uint32_t rank, int32_t id) {
   if (table_.size() < 2 * (num_merges_ + 1)) reserve_merges(num_merges_ * 2 + 1);
@@ -67,7 +70,9 @@ const Bpe::Entry* Bpe::find(int32_t left, int32_t right) const {
 // Rank above, id below: comparing two of them compares ranks.
 uint64_t Bpe::rank_of(int32_t left, int32_t right) const {
   const Entry* entry = find(left, right);
-  return entry == nullptr ? kNoRank : static_cast<uint64_t>(entry->rank) << 32 | static_cast<uint32_t>(entry->id);
+  return entry == nullptr
+             ? kNoRank
+             : static_cast<uint64_t>(entry->rank) << 32 | static_cast<uint32_t>(entry->id);
 }
 
 void Bpe::merge_short(BpeScratch& scratch) const {
@@ -85,7 +90,8 @@ void Bpe::merge_short(BpeScratch& scratch) const {
     ids[best] = static_cast<int32_t>(static_cast<uint32_t>(ranks[best]));
     const size_t tail = count - best - 2;
     std::memmove(ids.data() + best + 1, ids.data() + best + 2, tail * sizeof(int32_t));
-    if (tail > 0) std::memmove(ranks.data() + best + 1, ranks.data() + best + 2, (tail - 1) * sizeof(uint64_t));
+    if (tail > 0)
+      std::memmove(ranks.data() + best + 1, ranks.data() + best + 2, (tail - 1) * sizeof(uint64_t));
     --count;
     if (best > 0) ranks[best - 1] = rank_of(ids[best - 1], ids[best]);
     if (best + 1 < count) ranks[best] = rank_of(ids[best], ids[best + 1]);
@@ -103,13 +109,15 @@ void Bpe::merge_long(BpeScratch& scratch) const {
   const auto consider = [&](int32_t at) {
     const int32_t next = symbols[static_cast<size_t>(at)].next;
     if (next < 0) return;
-    const int32_t left = symbols[static_cast<size_t>(at)].id, right = symbols[static_cast<size_t>(next)].id;
+    const int32_t left = symbols[static_cast<size_t>(at)].id,
+                  right = symbols[static_cast<size_t>(next)].id;
     if (const Entry* entry = find(left, right)) {
       heap.push_back({entry->rank, at, left, right, entry->id});
     }
   };
   for (int32_t i = 0; i < count; ++i) {
-    symbols[static_cast<size_t>(i)] = {ids[static_cast<size_t>(i)], i - 1, i + 1 < count ? i + 1 : -1};
+    symbols[static_cast<size_t>(i)] = {ids[static_cast<size_t>(i)], i - 1,
+                                       i + 1 < count ? i + 1 : -1};
   }
   for (int32_t i = 0; i < count; ++i) consider(i);
   std::make_heap(heap.begin(), heap.end(), std::greater<>());
@@ -118,7 +126,9 @@ void Bpe::merge_long(BpeScratch& scratch) const {
     const BpeScratch::Merge top = heap.back();
     heap.pop_back();
     auto& left = symbols[static_cast<size_t>(top.position)];
-    if (left.id != top.left || left.next < 0 || symbols[static_cast<size_t>(left.next)].id != top.right) continue;
+    if (left.id != top.left || left.next < 0 ||
+        symbols[static_cast<size_t>(left.next)].id != top.right)
+      continue;
     const int32_t dead = left.next;
     left.id = top.id;
     left.next = symbols[static_cast<size_t>(dead)].next;
@@ -132,7 +142,8 @@ void Bpe::merge_long(BpeScratch& scratch) const {
     }
   }
   ids.clear();
-  for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].next) ids.push_back(symbols[static_cast<size_t>(i)].id);
+  for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].next)
+    ids.push_back(symbols[static_cast<size_t>(i)].id);
 }
 
 void Bpe::merge_word(std::string_view word, BpeScratch& scratch) const {
@@ -164,7 +175,8 @@ void Bpe::encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t
   key.back() = static_cast<char>(word.size());
   std::array<uint64_t, 4> parts;
   std::memcpy(parts.data(), key.data(), sizeof parts);
-  const uint64_t hash = mix(mix(mix(mix(parts[0]) + parts[1]) + parts[2]) + parts[3]) * 0x9E3779B97F4A7C15ull;
+  const uint64_t hash =
+      mix(mix(mix(mix(parts[0]) + parts[1]) + parts[2]) + parts[3]) * 0x9E3779B97F4A7C15ull;
   BpeScratch::Slot& slot = scratch.slots_[hash >> (64 - std::countr_zero(BpeScratch::kSlots))];
   if (std::memcmp(slot.word.data(), key.data(), sizeof key) == 0) {
     out.insert(out.end(), slot.ids.begin(), slot.ids.begin() + slot.num_ids);

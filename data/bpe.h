@@ -20,7 +20,7 @@ class BpeScratch final {
   static constexpr size_t kSlots = 1 << 15;
   static constexpr size_t kMaxBytes = 31;
   static constexpr size_t kMaxIds = 7;
-  struct alignas(64) Slot {  // one cache line
+  struct alignas(64) Slot {     // one cache line
     std::array<char, 32> word;  // zero-padded; the last byte is the length, 0 = empty
     std::array<int32_t, kMaxIds> ids;
     int32_t num_ids;
@@ -47,14 +47,16 @@ class BpeScratch final {
 class Bpe final {
  public:
   struct Options {
-    bool ignore_merges = false;       // a word that is a token stays whole
-    int32_t unknown_id = -1;          // for bytes without a token; -1: they are dropped, as in tokenizers
+    bool ignore_merges = false;  // a word that is a token stays whole
+    int32_t unknown_id = -1;  // for bytes without a token; -1: they are dropped, as in tokenizers
   };
   Bpe() = default;
   /// `byte_ids`: the id of each single byte, or -1. `words`: bytes -> id, used with ignore_merges.
-  Bpe(Options options, const std::array<int32_t, 256>& byte_ids, std::unordered_map<std::string, int32_t> words);
+  Bpe(Options options, const std::array<int32_t, 256>& byte_ids,
+      std::unordered_map<std::string, int32_t> words);
 
-  /// (left, right) -> id with priority `rank` (lower first). A repeated pair takes the later rank, as in tokenizers.
+  /// (left, right) -> id with priority `rank` (lower first). A repeated pair takes the later rank,
+  /// as in tokenizers.
   void add_merge(int32_t left, int32_t right, uint32_t rank, int32_t id);
   void reserve_merges(size_t count);
 

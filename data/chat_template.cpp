@@ -8,7 +8,8 @@
 namespace tessera::data {
 
 namespace {
-constexpr const char* kTokenNames[] = {"bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token"};
+constexpr const char* kTokenNames[] = {"bos_token", "eos_token", "pad_token", "unk_token",
+                                       "sep_token", "cls_token", "mask_token"};
 
 std::string named_template(const Json& config, const std::string& where) {
   const auto found = config.find("chat_template");
@@ -16,10 +17,12 @@ std::string named_template(const Json& config, const std::string& where) {
   if (found->is_string()) return found->get<std::string>();
   if (found->is_array()) {
     for (const Json& item : *found) {
-      if (item.is_object() && item.value("name", "") == "default" && item.contains("template")) return item.value("template", "");
+      if (item.is_object() && item.value("name", "") == "default" && item.contains("template"))
+        return item.value("template", "");
     }
   }
-  throw ConfigError(detail::concat(where, ": chat_template must be a string, or a list with an entry \"default\""));
+  throw ConfigError(detail::concat(
+      where, ": chat_template must be a string, or a list with an entry \"default\""));
 }
 }  // namespace
 
@@ -39,7 +42,8 @@ ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 std::optional<ChatTemplate> ChatTemplate::load_if_present(const std::filesystem::path& folder) {
   const auto config_path = folder / "tokenizer_config.json";
   Json config = Json::object();
-  if (std::filesystem::exists(config_path)) config = parse_json(read_text_file(config_path), config_path.string());
+  if (std::filesystem::exists(config_path))
+    config = parse_json(read_text_file(config_path), config_path.string());
   if (!config.is_object()) throw ConfigError(config_path.string() + ": must be a JSON object");
   Json variables = Json::object();
   for (const char* key : kTokenNames) {
@@ -49,7 +53,8 @@ std::optional<ChatTemplate> ChatTemplate::load_if_present(const std::filesystem:
     if (found->is_object() && found->contains("content")) variables[key] = (*found)["content"];
   }
   const auto jinja_path = folder / "chat_template.jinja";
-  if (std::filesystem::exists(jinja_path)) return ChatTemplate(read_text_file(jinja_path), variables, jinja_path.string());
+  if (std::filesystem::exists(jinja_path))
+    return ChatTemplate(read_text_file(jinja_path), variables, jinja_path.string());
   const std::string source = named_template(config, config_path.string());
   if (source.empty()) return std::nullopt;
   return ChatTemplate(source, variables, config_path.string() + ": chat_template");
@@ -58,13 +63,16 @@ std::optional<ChatTemplate> ChatTemplate::load_if_present(const std::filesystem:
 ChatTemplate ChatTemplate::load(const std::filesystem::path& folder) {
   auto found = load_if_present(folder);
   if (!found) {
-    throw ConfigError(detail::concat(folder.string(), ": no chat template; add a chat_template.jinja, or use data in the "
-                                                      "form {\"prompt\", \"completion\"} or {\"text\"}"));
+    throw ConfigError(
+        detail::concat(folder.string(),
+                       ": no chat template; add a chat_template.jinja, or use data in the "
+                       "form {\"prompt\", \"completion\"} or {\"text\"}"));
   }
   return std::move(*found);
 }
 
-std::string ChatTemplate::render(const Json& messages, bool add_generation_prompt, const Json& extra) const {
+std::string ChatTemplate::render(const Json& messages, bool add_generation_prompt,
+                                 const Json& extra) const {
   std::map<std::string, jinja::Value> names;
   for (const Json* source : {&variables_, &extra}) {
     for (const auto& [key, value] : source->items()) names[key] = jinja::Value(value);
@@ -90,7 +98,8 @@ RenderedChat ChatTemplate::render_with_answers(const Json& messages, const Json&
       throw ConfigError(detail::concat(
           "message ", i + 1, ": the chat template writes this turn differently when ",
           with.starts_with(before) ? "more turns follow" : "it is still to be generated",
-          ", so it cannot tell which tokens to train; end the chat with this turn, or use {\"prompt\", \"completion\"}"));
+          ", so it cannot tell which tokens to train; end the chat with this turn, or use "
+          "{\"prompt\", \"completion\"}"));
     }
     chat.answers.push_back({i, before.size(), with.size()});
   }
@@ -99,13 +108,15 @@ RenderedChat ChatTemplate::render_with_answers(const Json& messages, const Json&
 
 void check_messages(const Json& messages, std::string_view where) {
   if (!messages.is_array() || messages.empty()) {
-    throw ConfigError(detail::concat(where, ": \"messages\" must be a list of {\"role\", \"content\"} that is not empty"));
+    throw ConfigError(detail::concat(
+        where, ": \"messages\" must be a list of {\"role\", \"content\"} that is not empty"));
   }
   for (size_t i = 0; i < messages.size(); ++i) {
     const Json& message = messages[i];
     const auto role = message.is_object() ? message.find("role") : message.end();
     if (!message.is_object() || role == message.end() || !role->is_string()) {
-      throw ConfigError(detail::concat(where, ": message ", i + 1, " must be an object with a \"role\""));
+      throw ConfigError(
+          detail::concat(where, ": message ", i + 1, " must be an object with a \"role\""));
     }
     const auto content = message.find("content");
     const bool none = content == message.end() || content->is_null();
@@ -113,7 +124,8 @@ void check_messages(const Json& messages, std::string_view where) {
       throw ConfigError(detail::concat(where, ": message ", i + 1, " has no \"content\""));
     }
     if (!none && !content->is_string() && !content->is_array()) {
-      throw ConfigError(detail::concat(where, ": message ", i + 1, ": \"content\" is ", json_kind(*content), "; it must be a string"));
+      throw ConfigError(detail::concat(where, ": message ", i + 1, ": \"content\" is ",
+                                       json_kind(*content), "; it must be a string"));
     }
   }
 }

@@ -13,16 +13,16 @@ namespace tessera::data::jinja {
 
 enum class Kind {
   // Statements
-  kText,       // text
-  kOutput,     // children[0]
-  kIf,         // children: condition, then (kBlock), else (kBlock)
-  kFor,        // names; children: iterable, filter or null, body (kBlock), else (kBlock)
-  kSet,        // names (one, several, or target.attribute); children[0]: value
-  kSetBlock,   // names[0]; children[0]: body (kBlock)
-  kMacro,      // text: name; names: parameters; defaults in named; children[0]: body
+  kText,      // text
+  kOutput,    // children[0]
+  kIf,        // children: condition, then (kBlock), else (kBlock)
+  kFor,       // names; children: iterable, filter or null, body (kBlock), else (kBlock)
+  kSet,       // names (one, several, or target.attribute); children[0]: value
+  kSetBlock,  // names[0]; children[0]: body (kBlock)
+  kMacro,     // text: name; names: parameters; defaults in named; children[0]: body
   kBreak,
   kContinue,
-  kBlock,      // children: statements
+  kBlock,  // children: statements
   // Expressions
   kLiteral,    // literal
   kName,       // text
@@ -52,8 +52,8 @@ struct Node {
   Json literal;
 };
 
-/// Parses a template as transformers sets Jinja up: trim_blocks, lstrip_blocks, no trailing newline. Throws ConfigError
-/// "name:line: ..." on anything malformed or unsupported.
+/// Parses a template as transformers sets Jinja up: trim_blocks, lstrip_blocks, no trailing
+/// newline. Throws ConfigError "name:line: ..." on anything malformed or unsupported.
 [[nodiscard]] NodePtr parse_template(std::string_view source, const std::string& name);
 
 }  // namespace tessera::data::jinja

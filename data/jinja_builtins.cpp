@@ -19,12 +19,17 @@ std::string map_characters(std::string_view text, const std::function<uint32_t(u
   return out;
 }
 
-uint32_t upper(uint32_t c) { return static_cast<uint32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))); }
-uint32_t lower(uint32_t c) { return static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))); }
+uint32_t upper(uint32_t c) {
+  return static_cast<uint32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c)));
+}
+uint32_t lower(uint32_t c) {
+  return static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
+}
 
 std::string capitalize(std::string_view text) {
   bool first = true;
-  return map_characters(text, [&](uint32_t c) { return std::exchange(first, false) ? upper(c) : lower(c); });
+  return map_characters(
+      text, [&](uint32_t c) { return std::exchange(first, false) ? upper(c) : lower(c); });
 }
 
 std::string title(std::string_view text) {
@@ -35,7 +40,8 @@ std::string title(std::string_view text) {
   });
 }
 
-std::string replace_all(std::string_view text, const std::string& from, const std::string& to, int64_t count, const Fail& fail) {
+std::string replace_all(std::string_view text, const std::string& from, const std::string& to,
+                        int64_t count, const Fail& fail) {
   if (from.empty()) fail("replace needs a text to look for");
   std::string out;
   while (count-- != 0) {
@@ -77,14 +83,17 @@ Json split(std::string_view text, const Value* separator, int64_t limit, const F
 }
 
 int64_t length_of(const Value& value, const Fail& fail) {
-  if (value.is_string()) return static_cast<int64_t>(characters(value.json->get_ref<const std::string&>()).size());
+  if (value.is_string())
+    return static_cast<int64_t>(characters(value.json->get_ref<const std::string&>()).size());
   if (value.is_undefined()) return 0;
-  if (value.json == nullptr || !value.json->is_structured()) fail(kind_name(value) + " has no length");
+  if (value.json == nullptr || !value.json->is_structured())
+    fail(kind_name(value) + " has no length");
   return static_cast<int64_t>(value.json->size());
 }
 
 Json pairs(const Value& value, const Fail& fail) {
-  if (value.json == nullptr || !value.json->is_object()) fail("items needs an object, not " + kind_name(value));
+  if (value.json == nullptr || !value.json->is_object())
+    fail("items needs an object, not " + kind_name(value));
   Json out = Json::array();
   for (const auto& [key, item] : value.json->items()) out.push_back(Json::array({key, item}));
   return out;
@@ -97,25 +106,31 @@ Json copy_of(const Value& value, const Fail& fail) {
 
 Value attribute(const Value& value, const std::string& name) {
   if (value.json != nullptr && value.json->is_object()) {
-    if (const auto found = value.json->find(name); found != value.json->end()) return value.part(*found);
+    if (const auto found = value.json->find(name); found != value.json->end())
+      return value.part(*found);
   }
   return Value::undefined(name);
 }
 
 // selectattr, rejectattr, select, reject, map.
-Value choose(const std::string& name, const Value& value, const Arguments& arguments, const Fail& fail) {
+Value choose(const std::string& name, const Value& value, const Arguments& arguments,
+             const Fail& fail) {
   const bool by_attribute = name.ends_with("attr");
   const bool keep = name.starts_with("select");
   Json out = Json::array();
   const size_t offset = by_attribute ? 1 : 0;
   if (by_attribute && arguments.positional.empty()) fail(name + " needs an attribute");
   for (const Value& item : elements(value, fail)) {
-    const Value subject = by_attribute ? attribute(item, to_string(arguments.positional[0], name.c_str(), fail)) : item;
+    const Value subject =
+        by_attribute ? attribute(item, to_string(arguments.positional[0], name.c_str(), fail))
+                     : item;
     bool result = truthy(subject);
     if (arguments.positional.size() > offset) {
       Arguments rest;
-      rest.positional.assign(arguments.positional.begin() + static_cast<std::ptrdiff_t>(offset) + 1, arguments.positional.end());
-      result = apply_test(to_string(arguments.positional[offset], name.c_str(), fail), subject, rest, fail);
+      rest.positional.assign(arguments.positional.begin() + static_cast<std::ptrdiff_t>(offset) + 1,
+                             arguments.positional.end());
+      result = apply_test(to_string(arguments.positional[offset], name.c_str(), fail), subject,
+                          rest, fail);
     }
     if (result == keep) out.push_back(copy_of(item, fail));
   }
@@ -132,7 +147,8 @@ Value map_filter(const Value& value, const Arguments& arguments, const Fail& fai
       if (arguments.positional.empty()) fail("map needs a filter or an attribute");
       Arguments rest;
       rest.positional.assign(arguments.positional.begin() + 1, arguments.positional.end());
-      out.push_back(copy_of(apply_filter(to_string(arguments.positional[0], "map", fail), item, rest, fail), fail));
+      out.push_back(copy_of(
+          apply_filter(to_string(arguments.positional[0], "map", fail), item, rest, fail), fail));
     }
   }
   return Value(std::move(out));
@@ -157,7 +173,9 @@ int64_t parse_integer(const Value& value, int64_t fallback) {
   if (value.json->is_boolean()) return value.json->get<bool>();
   if (value.json->is_number()) {
     const double number = value.json->get<double>();
-    return std::abs(number) < 9e18 ? value.json->is_number_integer() ? value.json->get<int64_t>() : static_cast<int64_t>(number) : fallback;
+    return std::abs(number) < 9e18 ? value.json->is_number_integer() ? value.json->get<int64_t>()
+                                                                     : static_cast<int64_t>(number)
+                                   : fallback;
   }
   if (!value.json->is_string()) return fallback;
   const std::string text = strip(value.json->get_ref<const std::string&>(), nullptr, true, true);
@@ -177,7 +195,8 @@ Json unique(const Value& value, const Fail& fail) {
 
 }  // namespace
 
-Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments, const Fail& fail) {
+Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments,
+                   const Fail& fail) {
   const auto string_argument = [&](size_t index, const char* key) -> const std::string& {
     const Value* found = arguments.find(index, key);
     if (found == nullptr) fail(name + " lacks an argument");
@@ -186,7 +205,8 @@ Value apply_filter(const std::string& name, const Value& value, const Arguments&
   if (name == "default" || name == "d") {
     const Value* other = arguments.find(0, "default_value");
     const Value* also_false = arguments.find(1, "boolean");
-    const bool replace = value.is_undefined() || (also_false != nullptr && truthy(*also_false) && !truthy(value));
+    const bool replace =
+        value.is_undefined() || (also_false != nullptr && truthy(*also_false) && !truthy(value));
     return !replace ? value : other == nullptr ? Value(Json("")) : *other;
   }
   if (name == "tojson") {
@@ -197,7 +217,8 @@ Value apply_filter(const std::string& name, const Value& value, const Arguments&
     return Value(dump_json(*value.json, static_cast<int>(spaces)));
   }
   if (name == "length" || name == "count") return Value(length_of(value, fail));
-  if (name == "trim") return Value(strip(to_text(value, fail), arguments.find(0, "chars"), true, true));
+  if (name == "trim")
+    return Value(strip(to_text(value, fail), arguments.find(0, "chars"), true, true));
   if (name == "string") return Value(to_text(value, fail));
   if (name == "upper") return Value(map_characters(to_text(value, fail), upper));
   if (name == "lower") return Value(map_characters(to_text(value, fail), lower));
@@ -207,7 +228,8 @@ Value apply_filter(const std::string& name, const Value& value, const Arguments&
   if (name == "join") return join(value, arguments, fail);
   if (name == "replace") {
     const Value* count = arguments.find(2, "count");
-    return Value(replace_all(to_text(value, fail), string_argument(0, "old"), string_argument(1, "new"),
+    return Value(replace_all(to_text(value, fail), string_argument(0, "old"),
+                             string_argument(1, "new"),
                              count == nullptr ? -1 : to_integer(*count, fail), fail));
   }
   if (name == "first" || name == "last") {
@@ -225,7 +247,8 @@ Value apply_filter(const std::string& name, const Value& value, const Arguments&
   if (name == "items") return Value(pairs(value, fail));
   if (name == "dictsort") {
     Json out = pairs(value, fail);
-    std::stable_sort(out.begin(), out.end(), [](const Json& a, const Json& b) { return a[0] < b[0]; });
+    std::stable_sort(out.begin(), out.end(),
+                     [](const Json& a, const Json& b) { return a[0] < b[0]; });
     return Value(std::move(out));
   }
   if (name == "int") {
@@ -240,7 +263,8 @@ Value apply_filter(const std::string& name, const Value& value, const Arguments&
   return {};
 }
 
-bool apply_test(const std::string& name, const Value& value, const Arguments& arguments, const Fail& fail) {
+bool apply_test(const std::string& name, const Value& value, const Arguments& arguments,
+                const Fail& fail) {
   const Json* json = value.json.get();
   if (name == "defined") return !value.is_undefined();
   if (name == "undefined") return value.is_undefined();
@@ -248,7 +272,9 @@ bool apply_test(const std::string& name, const Value& value, const Arguments& ar
   if (name == "string") return value.is_string();
   if (name == "mapping") return value.space != nullptr || (json != nullptr && json->is_object());
   if (name == "sequence") return json != nullptr && (json->is_structured() || json->is_string());
-  if (name == "iterable") return value.is_undefined() || (json != nullptr && (json->is_structured() || json->is_string()));
+  if (name == "iterable")
+    return value.is_undefined() ||
+           (json != nullptr && (json->is_structured() || json->is_string()));
   if (name == "number") return json != nullptr && (json->is_number() || json->is_boolean());
   if (name == "integer") return json != nullptr && json->is_number_integer();
   if (name == "float") return json != nullptr && json->is_number_float();
@@ -257,7 +283,8 @@ bool apply_test(const std::string& name, const Value& value, const Arguments& ar
   if (name == "false") return json != nullptr && json->is_boolean() && !json->get<bool>();
   if (name == "odd" || name == "even") return (to_integer(value, fail) % 2 != 0) == (name == "odd");
   const Value* other = arguments.find(0, "other");
-  if (other == nullptr && (name == "equalto" || name == "eq" || name == "==" || name == "ne" || name == "in" || name == "divisibleby")) {
+  if (other == nullptr && (name == "equalto" || name == "eq" || name == "==" || name == "ne" ||
+                           name == "in" || name == "divisibleby")) {
     fail("the test '" + name + "' lacks an argument");
   }
   if (name == "equalto" || name == "eq" || name == "==") return equal(value, *other);
@@ -269,13 +296,15 @@ bool apply_test(const std::string& name, const Value& value, const Arguments& ar
   }
   if (name == "in") {
     const auto all = elements(*other, fail);
-    return std::any_of(all.begin(), all.end(), [&](const Value& item) { return equal(item, value); });
+    return std::any_of(all.begin(), all.end(),
+                       [&](const Value& item) { return equal(item, value); });
   }
   fail("the test '" + name + "' is not supported");
   return false;
 }
 
-Value call_method(const Value& value, const std::string& name, const Arguments& arguments, const Fail& fail) {
+Value call_method(const Value& value, const std::string& name, const Arguments& arguments,
+                  const Fail& fail) {
   const Value* first = arguments.find(0, "");
   const auto need = [&]() -> const Value& {
     if (first == nullptr) fail(name + "() lacks an argument");
@@ -304,7 +333,8 @@ Value call_method(const Value& value, const std::string& name, const Arguments& 
     if (name == "replace") {
       if (arguments.positional.size() < 2) fail("replace() needs two arguments");
       const Value* count = arguments.find(2, "count");
-      return Value(replace_all(text, to_string(need(), "replace", fail), to_string(arguments.positional[1], "replace", fail),
+      return Value(replace_all(text, to_string(need(), "replace", fail),
+                               to_string(arguments.positional[1], "replace", fail),
                                count == nullptr ? -1 : to_integer(*count, fail), fail));
     }
     if (name == "upper") return Value(map_characters(text, upper));
@@ -320,7 +350,9 @@ Value call_method(const Value& value, const std::string& name, const Arguments& 
       int64_t count = 0;
       const std::string& wanted = to_string(need(), "count", fail);
       if (wanted.empty()) fail("count() needs a text that is not empty");
-      for (size_t at = text.find(wanted); at != std::string::npos; at = text.find(wanted, at + wanted.size())) ++count;
+      for (size_t at = text.find(wanted); at != std::string::npos;
+           at = text.find(wanted, at + wanted.size()))
+        ++count;
       return Value(count);
     }
   }
@@ -333,7 +365,8 @@ Value call_method(const Value& value, const std::string& name, const Arguments& 
     }
     if (name == "keys" || name == "values") {
       Json out = Json::array();
-      for (const auto& [key, item] : value.json->items()) out.push_back(name == "keys" ? Json(key) : item);
+      for (const auto& [key, item] : value.json->items())
+        out.push_back(name == "keys" ? Json(key) : item);
       return Value(std::move(out));
     }
   }

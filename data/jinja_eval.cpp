@@ -19,7 +19,9 @@ class Evaluator {
  public:
   Evaluator(const std::map<std::string, Value>& variables, const std::string& name) : name_(name) {
     scopes_.push_back(variables);
-    fail_ = [this](const std::string& message) { throw ConfigError(tessera::detail::concat(name_, ":", line_, ": ", message)); };
+    fail_ = [this](const std::string& message) {
+      throw ConfigError(tessera::detail::concat(name_, ":", line_, ": ", message));
+    };
   }
 
   std::string run(const Node& program) {
@@ -38,7 +40,8 @@ class Evaluator {
 
   void charge(size_t work) {
     work_ += static_cast<int64_t>(work);
-    if (work_ > kMaxWork) fail_("the template does not come to an end (more than 200 million steps)");
+    if (work_ > kMaxWork)
+      fail_("the template does not come to an end (more than 200 million steps)");
   }
 
   void print(const std::string& text) {
@@ -66,21 +69,35 @@ class Evaluator {
           if (const Flow flow = execute(*child); flow != Flow::kNext) return flow;
         }
         return Flow::kNext;
-      case Kind::kText: print(node.text); return Flow::kNext;
-      case Kind::kOutput: print(to_text(evaluate(*node.children[0]), fail_)); return Flow::kNext;
-      case Kind::kIf: return execute(*node.children[truthy(evaluate(*node.children[0])) ? 1 : 2]);
-      case Kind::kFor: return loop(node);
-      case Kind::kSet: assign(node, evaluate(*node.children[0])); return Flow::kNext;
+      case Kind::kText:
+        print(node.text);
+        return Flow::kNext;
+      case Kind::kOutput:
+        print(to_text(evaluate(*node.children[0]), fail_));
+        return Flow::kNext;
+      case Kind::kIf:
+        return execute(*node.children[truthy(evaluate(*node.children[0])) ? 1 : 2]);
+      case Kind::kFor:
+        return loop(node);
+      case Kind::kSet:
+        assign(node, evaluate(*node.children[0]));
+        return Flow::kNext;
       case Kind::kSetBlock: {
         std::string outer = std::exchange(output_, "");
         execute(*node.children[0]);
         scopes_.back()[node.names[0]] = Value(std::exchange(output_, std::move(outer)));
         return Flow::kNext;
       }
-      case Kind::kMacro: macros_[node.text] = &node; return Flow::kNext;
-      case Kind::kBreak: return Flow::kBreak;
-      case Kind::kContinue: return Flow::kContinue;
-      default: TESSERA_CHECK(false, "not a statement"); return Flow::kNext;
+      case Kind::kMacro:
+        macros_[node.text] = &node;
+        return Flow::kNext;
+      case Kind::kBreak:
+        return Flow::kBreak;
+      case Kind::kContinue:
+        return Flow::kContinue;
+      default:
+        TESSERA_CHECK(false, "not a statement");
+        return Flow::kNext;
     }
   }
 
@@ -146,8 +163,10 @@ class Evaluator {
     charge(1);
     line_ = node.line;
     switch (node.kind) {
-      case Kind::kLiteral: return Value(node.literal);
-      case Kind::kName: return lookup(node.text);
+      case Kind::kLiteral:
+        return Value(node.literal);
+      case Kind::kName:
+        return lookup(node.text);
       case Kind::kList: {
         Json list = Json::array();
         for (const NodePtr& child : node.children) list.push_back(plain(evaluate(*child)));
@@ -156,14 +175,19 @@ class Evaluator {
       case Kind::kDict: {
         Json dict = Json::object();
         for (size_t i = 0; i + 1 < node.children.size(); i += 2) {
-          dict[to_string(evaluate(*node.children[i]), "a key", fail_)] = plain(evaluate(*node.children[i + 1]));
+          dict[to_string(evaluate(*node.children[i]), "a key", fail_)] =
+              plain(evaluate(*node.children[i + 1]));
         }
         return Value(std::move(dict));
       }
-      case Kind::kAttribute: return attribute(evaluate(*node.children[0]), node.text);
-      case Kind::kSubscript: return subscript(evaluate(*node.children[0]), evaluate(*node.children[1]));
-      case Kind::kSlice: return slice(node);
-      case Kind::kCall: return call(node);
+      case Kind::kAttribute:
+        return attribute(evaluate(*node.children[0]), node.text);
+      case Kind::kSubscript:
+        return subscript(evaluate(*node.children[0]), evaluate(*node.children[1]));
+      case Kind::kSlice:
+        return slice(node);
+      case Kind::kCall:
+        return call(node);
       case Kind::kFilter: {
         const Value value = evaluate(*node.children[0]);
         return made(apply_filter(node.text, value, arguments(node), fail_));
@@ -172,12 +196,16 @@ class Evaluator {
         const Value value = evaluate(*node.children[0]);
         return Value(apply_test(node.text, value, arguments(node), fail_));
       }
-      case Kind::kUnary: return unary(node.text, evaluate(*node.children[0]));
-      case Kind::kBinary: return binary(node);
+      case Kind::kUnary:
+        return unary(node.text, evaluate(*node.children[0]));
+      case Kind::kBinary:
+        return binary(node);
       case Kind::kTernary:
         if (truthy(evaluate(*node.children[0]))) return evaluate(*node.children[1]);
         return node.children[2] == nullptr ? Value::undefined("") : evaluate(*node.children[2]);
-      default: TESSERA_CHECK(false, "not an expression"); return {};
+      default:
+        TESSERA_CHECK(false, "not an expression");
+        return {};
     }
   }
 
@@ -196,7 +224,8 @@ class Evaluator {
 
   Arguments arguments(const Node& node) {
     Arguments out;
-    for (size_t i = 1; i < node.children.size(); ++i) out.positional.push_back(evaluate(*node.children[i]));
+    for (size_t i = 1; i < node.children.size(); ++i)
+      out.positional.push_back(evaluate(*node.children[i]));
     for (const auto& [key, value] : node.named) out.named[key] = evaluate(*value);
     return out;
   }
@@ -208,7 +237,8 @@ class Evaluator {
     }
     if (value.json == nullptr) fail_("'" + name + "' of " + kind_name(value));
     if (value.json->is_object()) {
-      if (const auto found = value.json->find(name); found != value.json->end()) return value.part(*found);
+      if (const auto found = value.json->find(name); found != value.json->end())
+        return value.part(*found);
     }
     return Value::undefined(name);
   }
@@ -221,18 +251,22 @@ class Evaluator {
       const auto all = characters(value.json->get_ref<const std::string&>());
       charge(all.size());
       if (i < 0) i += static_cast<int64_t>(all.size());
-      return i < 0 || i >= static_cast<int64_t>(all.size()) ? Value::undefined("element") : Value(std::string(all[static_cast<size_t>(i)]));
+      return i < 0 || i >= static_cast<int64_t>(all.size())
+                 ? Value::undefined("element")
+                 : Value(std::string(all[static_cast<size_t>(i)]));
     }
     if (!value.json->is_array()) return Value::undefined("element");
     if (i < 0) i += static_cast<int64_t>(value.json->size());
-    if (i < 0 || i >= static_cast<int64_t>(value.json->size())) return Value::undefined("element " + std::to_string(i));
+    if (i < 0 || i >= static_cast<int64_t>(value.json->size()))
+      return Value::undefined("element " + std::to_string(i));
     return value.part((*value.json)[static_cast<size_t>(i)]);
   }
 
   // Python's slice of a list or a string.
   Value slice(const Node& node) {
     const Value value = evaluate(*node.children[0]);
-    if (!value.is_string() && (value.json == nullptr || !value.json->is_array())) fail_("a slice of " + kind_name(value));
+    if (!value.is_string() && (value.json == nullptr || !value.json->is_array()))
+      fail_("a slice of " + kind_name(value));
     const auto all = elements(value, fail_);
     charge(all.size());
     const auto size = static_cast<int64_t>(all.size());
@@ -255,7 +289,8 @@ class Evaluator {
     std::string text;
     for (int64_t i = from; step > 0 ? i < to : i > to; i += step) {
       const Value& item = all[static_cast<size_t>(i)];
-      value.is_string() ? void(text += item.json->get_ref<const std::string&>()) : list.push_back(*item.json);
+      value.is_string() ? void(text += item.json->get_ref<const std::string&>())
+                        : list.push_back(*item.json);
     }
     return value.is_string() ? Value(text) : Value(std::move(list));
   }
@@ -272,7 +307,8 @@ class Evaluator {
     const Arguments given = arguments(node);
     line_ = node.line;
     if (name == "raise_exception") {
-      fail_("the chat template refuses this chat: " + (given.positional.empty() ? "" : to_text(given.positional[0], fail_)));
+      fail_("the chat template refuses this chat: " +
+            (given.positional.empty() ? "" : to_text(given.positional[0], fail_)));
     }
     if (name == "namespace") {
       Value value;
@@ -285,13 +321,15 @@ class Evaluator {
       return Value(std::move(dict));
     }
     if (name == "range") return range(given);
-    if (const auto macro = macros_.find(name); macro != macros_.end()) return call_macro(*macro->second, given);
+    if (const auto macro = macros_.find(name); macro != macros_.end())
+      return call_macro(*macro->second, given);
     fail_("the function '" + name + "' is not supported");
     return {};
   }
 
   Value range(const Arguments& given) {
-    if (given.positional.empty() || given.positional.size() > 3) fail_("range() takes one to three arguments");
+    if (given.positional.empty() || given.positional.size() > 3)
+      fail_("range() takes one to three arguments");
     std::vector<int64_t> numbers;
     for (const Value& value : given.positional) {
       numbers.push_back(to_integer(value, fail_));
@@ -300,7 +338,8 @@ class Evaluator {
     const int64_t start = numbers.size() > 1 ? numbers[0] : 0;
     const int64_t stop = numbers.size() > 1 ? numbers[1] : numbers[0];
     const int64_t step = numbers.size() > 2 ? numbers[2] : 1;
-    if (step == 0 || std::abs((stop - start) / step) > kMaxRange) fail_("range() of more than 100000 numbers");
+    if (step == 0 || std::abs((stop - start) / step) > kMaxRange)
+      fail_("range() of more than 100000 numbers");
     Json list = Json::array();
     for (int64_t i = start; step > 0 ? i < stop : i > stop; i += step) list.push_back(i);
     return made(Value(std::move(list)));
@@ -309,11 +348,14 @@ class Evaluator {
   Value call_macro(const Node& macro, const Arguments& given) {
     const Deeper deeper(*this);
     std::map<std::string, Value> scope;
-    if (given.positional.size() > macro.names.size()) fail_("too many arguments of macro '" + macro.text + "'");
+    if (given.positional.size() > macro.names.size())
+      fail_("too many arguments of macro '" + macro.text + "'");
     for (const auto& [key, node] : macro.named) scope[key] = evaluate(*node);
-    for (size_t i = 0; i < given.positional.size(); ++i) scope[macro.names[i]] = given.positional[i];
+    for (size_t i = 0; i < given.positional.size(); ++i)
+      scope[macro.names[i]] = given.positional[i];
     for (const auto& [key, value] : given.named) {
-      if (std::find(macro.names.begin(), macro.names.end(), key) == macro.names.end()) fail_("macro '" + macro.text + "' has no parameter '" + key + "'");
+      if (std::find(macro.names.begin(), macro.names.end(), key) == macro.names.end())
+        fail_("macro '" + macro.text + "' has no parameter '" + key + "'");
       scope[key] = value;
     }
     for (const std::string& name : macro.names) scope.try_emplace(name, Value::undefined(name));
@@ -328,7 +370,8 @@ class Evaluator {
 
   Value unary(const std::string& op, const Value& value) {
     if (op == "not") return Value(!truthy(value));
-    if (value.json == nullptr || !value.json->is_number()) fail_("'" + op + "' of " + kind_name(value));
+    if (value.json == nullptr || !value.json->is_number())
+      fail_("'" + op + "' of " + kind_name(value));
     if (op == "+") return value;
     if (value.json->is_number_float()) return Value(-value.json->get<double>());
     return Value(static_cast<int64_t>(0 - static_cast<uint64_t>(value.json->get<int64_t>())));
@@ -350,7 +393,8 @@ class Evaluator {
     if (op == "+" && left.is_string() && right.is_string()) {
       return made(Value(left.json->get<std::string>() + right.json->get_ref<const std::string&>()));
     }
-    if (op == "+" && left.json != nullptr && left.json->is_array() && right.json != nullptr && right.json->is_array()) {
+    if (op == "+" && left.json != nullptr && left.json->is_array() && right.json != nullptr &&
+        right.json->is_array()) {
       Json list = *left.json;
       list.insert(list.end(), right.json->begin(), right.json->end());
       return made(Value(std::move(list)));
@@ -360,20 +404,24 @@ class Evaluator {
 
   bool contains(const Value& container, const Value& item) {
     if (container.is_string()) {
-      return container.json->get_ref<const std::string&>().find(to_string(item, "'in' a string", fail_)) != std::string::npos;
+      return container.json->get_ref<const std::string&>().find(
+                 to_string(item, "'in' a string", fail_)) != std::string::npos;
     }
     if (container.json != nullptr && container.json->is_object()) {
       return item.is_string() && container.json->contains(item.json->get_ref<const std::string&>());
     }
     const auto all = elements(container, fail_);
     charge(all.size());
-    return std::any_of(all.begin(), all.end(), [&](const Value& element) { return equal(element, item); });
+    return std::any_of(all.begin(), all.end(),
+                       [&](const Value& element) { return equal(element, item); });
   }
 
   bool ordered(const std::string& op, const Value& left, const Value& right) {
     const bool strings = left.is_string() && right.is_string();
-    const bool numbers = left.json != nullptr && right.json != nullptr && left.json->is_number() && right.json->is_number();
-    if (!strings && !numbers) fail_("'" + op + "' between " + kind_name(left) + " and " + kind_name(right));
+    const bool numbers = left.json != nullptr && right.json != nullptr && left.json->is_number() &&
+                         right.json->is_number();
+    if (!strings && !numbers)
+      fail_("'" + op + "' between " + kind_name(left) + " and " + kind_name(right));
     const Json& a = *left.json;
     const Json& b = *right.json;
     if (op == "<") return a < b;
@@ -382,7 +430,8 @@ class Evaluator {
   }
 
   Value arithmetic(const std::string& op, const Value& left, const Value& right) {
-    const bool numbers = left.json != nullptr && right.json != nullptr && left.json->is_number() && right.json->is_number();
+    const bool numbers = left.json != nullptr && right.json != nullptr && left.json->is_number() &&
+                         right.json->is_number();
     if (!numbers) fail_("'" + op + "' between " + kind_name(left) + " and " + kind_name(right));
     const double x = left.json->get<double>(), y = right.json->get<double>();
     if ((op == "/" || op == "//" || op == "%") && y == 0) fail_("division by zero");
@@ -430,7 +479,8 @@ class Evaluator {
 
 }  // namespace
 
-std::string render(const Node& program, const std::map<std::string, Value>& variables, const std::string& name) {
+std::string render(const Node& program, const std::map<std::string, Value>& variables,
+                   const std::string& name) {
   return Evaluator(variables, name).run(program);
 }
 

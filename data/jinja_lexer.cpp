@@ -11,7 +11,9 @@ namespace tessera::data::jinja {
 
 namespace {
 
-bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v'; }
+bool is_space(char c) {
+  return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v';
+}
 bool is_name(char c) { return c == '_' || std::isalnum(static_cast<unsigned char>(c)) != 0; }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -72,7 +74,8 @@ class Lexer {
       while (!text.empty() && is_space(text.back())) text.pop_back();
     } else if (tag && kind != '{' && sign != '+') {  // lstrip_blocks
       const size_t start = text.rfind('\n') + 1;
-      const bool blank = std::all_of(text.begin() + static_cast<std::ptrdiff_t>(start), text.end(), is_space);
+      const bool blank =
+          std::all_of(text.begin() + static_cast<std::ptrdiff_t>(start), text.end(), is_space);
       if (blank && (start > 0 || line_starts_)) text.erase(start);
     }
     if (!text.empty()) tokens_.push_back({TokenKind::kText, text, line_});
@@ -143,7 +146,8 @@ class Lexer {
       for (const std::string_view op : kLong) {
         if (rest.starts_with(op)) return push(TokenKind::kOperator, 2);
       }
-      if (std::string_view("+-*/%~<>=.,:|()[]{}").find(c) == std::string_view::npos) fail("unexpected character '", c, "'");
+      if (std::string_view("+-*/%~<>=.,:|()[]{}").find(c) == std::string_view::npos)
+        fail("unexpected character '", c, "'");
       if (c == '(' || c == '[' || c == '{') ++depth_;
       if ((c == ')' || c == ']' || c == '}') && --depth_ < 0) fail("unbalanced '", c, "'");
       push(TokenKind::kOperator, 1);
@@ -192,21 +196,39 @@ class Lexer {
     const char c = source_[at_];
     advance(1);
     switch (c) {
-      case 'n': value += '\n'; return;
-      case 't': value += '\t'; return;
-      case 'r': value += '\r'; return;
-      case 'b': value += '\b'; return;
-      case 'f': value += '\f'; return;
-      case '\n': return;
+      case 'n':
+        value += '\n';
+        return;
+      case 't':
+        value += '\t';
+        return;
+      case 'r':
+        value += '\r';
+        return;
+      case 'b':
+        value += '\b';
+        return;
+      case 'f':
+        value += '\f';
+        return;
+      case '\n':
+        return;
       case '\\':
       case '\'':
-      case '"': value += c; return;
-      case 'x': return code_point(2, value);
-      case 'u': return code_point(4, value);
-      case 'U': return code_point(8, value);
-      default: break;
+      case '"':
+        value += c;
+        return;
+      case 'x':
+        return code_point(2, value);
+      case 'u':
+        return code_point(4, value);
+      case 'U':
+        return code_point(8, value);
+      default:
+        break;
     }
-    if (is_digit(c) || c == 'N' || c == 'a' || c == 'v') fail("the string escape \\", c, " is not supported");
+    if (is_digit(c) || c == 'N' || c == 'a' || c == 'v')
+      fail("the string escape \\", c, " is not supported");
     value += '\\';
     value += c;
   }
@@ -216,7 +238,8 @@ class Lexer {
     uint32_t c = 0;
     for (size_t i = 0; i < digits; ++i) {
       const char d = source_[at_ + i];
-      if (std::isxdigit(static_cast<unsigned char>(d)) == 0) fail("a string escape needs ", digits, " hexadecimal digits");
+      if (std::isxdigit(static_cast<unsigned char>(d)) == 0)
+        fail("a string escape needs ", digits, " hexadecimal digits");
       c = c * 16 + static_cast<uint32_t>(is_digit(d) ? d - '0' : (d | 32) - 'a' + 10);
     }
     if (c > 0x10FFFF || (c >= 0xD800 && c < 0xE000)) fail("a string escape is no character");
@@ -235,6 +258,8 @@ class Lexer {
 
 }  // namespace
 
-std::vector<Token> tokenize_template(std::string_view source, const std::string& name) { return Lexer(source, name).run(); }
+std::vector<Token> tokenize_template(std::string_view source, const std::string& name) {
+  return Lexer(source, name).run();
+}
 
 }  // namespace tessera::data::jinja

@@ -7,7 +7,19 @@
 
 namespace tessera::data::jinja {
 
-enum class TokenKind { kText, kOutputBegin, kOutputEnd, kBlockBegin, kBlockEnd, kName, kString, kInteger, kFloat, kOperator, kEnd };
+enum class TokenKind {
+  kText,
+  kOutputBegin,
+  kOutputEnd,
+  kBlockBegin,
+  kBlockEnd,
+  kName,
+  kString,
+  kInteger,
+  kFloat,
+  kOperator,
+  kEnd
+};
 
 struct Token {
   TokenKind kind;
@@ -16,6 +28,7 @@ struct Token {
 };
 
 /// Throws ConfigError "name:line: ...".
-[[nodiscard]] std::vector<Token> tokenize_template(std::string_view source, const std::string& name);
+[[nodiscard]] std::vector<Token> tokenize_template(std::string_view source,
+                                                   const std::string& name);
 
 }  // namespace tessera::data::jinja

@@ -15,7 +15,8 @@ constexpr int kMaxDepth = 150;
 
 class Parser {
  public:
-  Parser(std::vector<Token> tokens, const std::string& name) : tokens_(std::move(tokens)), name_(name) {}
+  Parser(std::vector<Token> tokens, const std::string& name)
+      : tokens_(std::move(tokens)), name_(name) {}
 
   NodePtr run() {
     NodePtr block = statements({});
@@ -37,10 +38,16 @@ class Parser {
     throw ConfigError(tessera::detail::concat(name_, ":", peek().line, ": ", parts...));
   }
 
-  const Token& peek(size_t ahead = 0) const { return tokens_[std::min(at_ + ahead, tokens_.size() - 1)]; }
+  const Token& peek(size_t ahead = 0) const {
+    return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
+  }
   const Token& take() { return tokens_[std::min(at_++, tokens_.size() - 1)]; }
-  bool is_operator(std::string_view text) const { return peek().kind == TokenKind::kOperator && peek().text == text; }
-  bool is_name(std::string_view text) const { return peek().kind == TokenKind::kName && peek().text == text; }
+  bool is_operator(std::string_view text) const {
+    return peek().kind == TokenKind::kOperator && peek().text == text;
+  }
+  bool is_name(std::string_view text) const {
+    return peek().kind == TokenKind::kName && peek().text == text;
+  }
   bool accept(std::string_view text) {
     if (!is_operator(text)) return false;
     ++at_;
@@ -245,7 +252,9 @@ class Parser {
     int links = 0;
     while (true) {
       const auto matches = [&](std::string_view op) {
-        return peek().text == op && (peek().kind == TokenKind::kOperator || (peek().kind == TokenKind::kName && (op == "or" || op == "and")));
+        return peek().text == op &&
+               (peek().kind == TokenKind::kOperator ||
+                (peek().kind == TokenKind::kName && (op == "or" || op == "and")));
       };
       if (std::none_of(operators.begin(), operators.end(), matches)) return left;
       if (++links > kMaxDepth) fail("a chain of more than ", kMaxDepth, " operators");
@@ -283,13 +292,16 @@ class Parser {
         return left;
       }
       left = binary(op, std::move(left), sum());
-      if (peek().kind == TokenKind::kOperator && kOperators.contains(peek().text)) fail("chained comparisons are not supported");
+      if (peek().kind == TokenKind::kOperator && kOperators.contains(peek().text))
+        fail("chained comparisons are not supported");
     }
   }
 
   NodePtr sum() {
     return chain({"+", "-"}, [this] {
-      return chain({"~"}, [this] { return chain({"*", "/", "//", "%"}, [this] { return unary(true); }); });
+      return chain({"~"}, [this] {
+        return chain({"*", "/", "//", "%"}, [this] { return unary(true); });
+      });
     });
   }
 
@@ -357,7 +369,8 @@ class Parser {
   }
 
   NodePtr name_or_constant() {
-    static const std::set<std::string> kReserved = {"if", "else", "and", "or", "not", "in", "is", "elif", "for"};
+    static const std::set<std::string> kReserved = {"if", "else", "and",  "or", "not",
+                                                    "in", "is",   "elif", "for"};
     const std::string& text = peek().text;
     if (kReserved.contains(text)) fail("unexpected '", text, "'");
     NodePtr node = make(Kind::kLiteral);
@@ -414,7 +427,8 @@ class Parser {
   void arguments(Node& node) {
     expect("(");
     while (!is_operator(")")) {
-      if (peek().kind == TokenKind::kName && peek(1).kind == TokenKind::kOperator && peek(1).text == "=") {
+      if (peek().kind == TokenKind::kName && peek(1).kind == TokenKind::kOperator &&
+          peek(1).text == "=") {
         std::string key = take().text;
         ++at_;
         node.named.emplace_back(std::move(key), expression());

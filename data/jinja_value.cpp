@@ -25,7 +25,8 @@ bool truthy(const Value& value) {
 
 std::string kind_name(const Value& value) {
   if (value.space != nullptr) return "a namespace";
-  if (value.json == nullptr) return value.missing.empty() ? "an undefined value" : "undefined '" + value.missing + "'";
+  if (value.json == nullptr)
+    return value.missing.empty() ? "an undefined value" : "undefined '" + value.missing + "'";
   return json_kind(*value.json);
 }
 
@@ -36,7 +37,8 @@ bool equal(const Value& a, const Value& b) {
 
 namespace {
 std::string quoted(const std::string& text) {
-  const char quote = text.find('\'') != std::string::npos && text.find('"') == std::string::npos ? '"' : '\'';
+  const char quote =
+      text.find('\'') != std::string::npos && text.find('"') == std::string::npos ? '"' : '\'';
   std::string out(1, quote);
   for (const char c : text) {
     if (c == '\n') {
@@ -56,7 +58,8 @@ std::string quoted(const std::string& text) {
 std::string python_text(const Json& value, bool nested) {
   if (value.is_null()) return "None";
   if (value.is_boolean()) return value.get<bool>() ? "True" : "False";
-  if (value.is_string()) return nested ? quoted(value.get<std::string>()) : value.get<std::string>();
+  if (value.is_string())
+    return nested ? quoted(value.get<std::string>()) : value.get<std::string>();
   if (!value.is_structured()) return value.dump();
   std::string out = value.is_array() ? "[" : "{";
   bool first = true;
@@ -79,7 +82,8 @@ std::string dump_json(const Json& value, int indent, int depth) {
   if (!value.is_structured()) return value.dump(-1, ' ', false, Json::error_handler_t::replace);
   const bool array = value.is_array();
   if (value.empty()) return array ? "[]" : "{}";
-  const std::string newline = indent < 0 ? "" : "\n" + std::string(static_cast<size_t>(indent * (depth + 1)), ' ');
+  const std::string newline =
+      indent < 0 ? "" : "\n" + std::string(static_cast<size_t>(indent * (depth + 1)), ' ');
   std::string out = array ? "[" : "{";
   bool first = true;
   for (const auto& [key, item] : value.items()) {
@@ -111,13 +115,16 @@ std::string strip(std::string_view text, const Value* chars, bool left, bool rig
   const auto matches = [&](std::string_view c) {
     if (!any_space) return std::find(wanted.begin(), wanted.end(), c) != wanted.end();
     const uint32_t value = decode_utf8(c.data()).value;
-    return char_classes()[value] == kSpace || (value >= 0x1C && value <= 0x1F);  // Python's str.isspace
+    return char_classes()[value] == kSpace ||
+           (value >= 0x1C && value <= 0x1F);  // Python's str.isspace
   };
   size_t begin = 0, end = all.size();
   while (left && begin < end && matches(all[begin])) ++begin;
   while (right && end > begin && matches(all[end - 1])) --end;
   if (begin == end) return "";
-  return std::string(all[begin].data(), static_cast<size_t>(all[end - 1].data() + all[end - 1].size() - all[begin].data()));
+  return std::string(
+      all[begin].data(),
+      static_cast<size_t>(all[end - 1].data() + all[end - 1].size() - all[begin].data()));
 }
 
 std::vector<Value> elements(const Value& value, const Fail& fail) {
@@ -131,7 +138,8 @@ std::vector<Value> elements(const Value& value, const Fail& fail) {
   } else if (value.json->is_object()) {
     for (const auto& [key, item] : value.json->items()) out.emplace_back(Json(key));
   } else {
-    for (const auto& c : characters(value.json->get_ref<const std::string&>())) out.emplace_back(Json(std::string(c)));
+    for (const auto& c : characters(value.json->get_ref<const std::string&>()))
+      out.emplace_back(Json(std::string(c)));
   }
   return out;
 }
@@ -142,7 +150,8 @@ int64_t to_integer(const Value& value, const Fail& fail) {
 }
 
 const std::string& to_string(const Value& value, const char* what, const Fail& fail) {
-  if (!value.is_string()) fail(tessera::detail::concat(what, " needs a string, not ", kind_name(value)));
+  if (!value.is_string())
+    fail(tessera::detail::concat(what, " needs a string, not ", kind_name(value)));
   return value.json->get_ref<const std::string&>();
 }
 

@@ -12,7 +12,8 @@
 
 namespace tessera::data::jinja {
 
-/// Undefined (no json), a shared read-only JSON value, or a namespace, which {% set ns.x = .. %} changes.
+/// Undefined (no json), a shared read-only JSON value, or a namespace, which {% set ns.x = .. %}
+/// changes.
 struct Value {
   std::shared_ptr<const Json> json;
   std::shared_ptr<std::map<std::string, Value>> space;
@@ -34,7 +35,9 @@ struct Value {
   [[nodiscard]] bool is_undefined() const { return json == nullptr && space == nullptr; }
   [[nodiscard]] bool is_string() const { return json != nullptr && json->is_string(); }
   [[nodiscard]] bool is_none() const { return json != nullptr && json->is_null(); }
-  [[nodiscard]] bool is_integer() const { return json != nullptr && (json->is_number_integer() || json->is_boolean()); }
+  [[nodiscard]] bool is_integer() const {
+    return json != nullptr && (json->is_number_integer() || json->is_boolean());
+  }
 };
 
 /// Arguments of a call, filter or test.
@@ -63,9 +66,12 @@ using Fail = std::function<void(const std::string&)>;
 [[nodiscard]] int64_t to_integer(const Value& value, const Fail& fail);
 [[nodiscard]] const std::string& to_string(const Value& value, const char* what, const Fail& fail);
 
-[[nodiscard]] Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments, const Fail& fail);
-[[nodiscard]] bool apply_test(const std::string& name, const Value& value, const Arguments& arguments, const Fail& fail);
+[[nodiscard]] Value apply_filter(const std::string& name, const Value& value,
+                                 const Arguments& arguments, const Fail& fail);
+[[nodiscard]] bool apply_test(const std::string& name, const Value& value,
+                              const Arguments& arguments, const Fail& fail);
 /// value.name(...) on a string or an object.
-[[nodiscard]] Value call_method(const Value& value, const std::string& name, const Arguments& arguments, const Fail& fail);
+[[nodiscard]] Value call_method(const Value& value, const std::string& name,
+                                const Arguments& arguments, const Fail& fail);
 
 }  // namespace tessera::data::jinja

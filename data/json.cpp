@@ -23,7 +23,8 @@ void check_depth(std::string_view text, std::string_view where) {
       in_string = true;
     } else if (c == '[' || c == '{') {
       if (++depth > kMaxDepth) {
-        throw ConfigError(detail::concat(where, ": JSON nested deeper than ", kMaxDepth, " levels"));
+        throw ConfigError(
+            detail::concat(where, ": JSON nested deeper than ", kMaxDepth, " levels"));
       }
     } else if (c == ']' || c == '}') {
       --depth;
@@ -38,7 +39,8 @@ J parse(std::string_view text, std::string_view where) {
     return J::parse(text);
   } catch (const nlohmann::json::exception& error) {
     std::string reason = error.what();
-    // "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error ...": keep what helps.
+    // "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error ...": keep
+    // what helps.
     if (const size_t end = reason.find("] "); end != std::string::npos) reason.erase(0, end + 2);
     throw ConfigError(detail::concat(where, ": not valid JSON: ", reason));
   }
@@ -53,15 +55,23 @@ nlohmann::json parse_large_json(std::string_view text, std::string_view where) {
 
 const char* json_kind(const Json& value) {
   switch (value.type()) {
-    case Json::value_t::null: return "null";
-    case Json::value_t::object: return "an object";
-    case Json::value_t::array: return "an array";
-    case Json::value_t::string: return "a string";
-    case Json::value_t::boolean: return "a boolean";
+    case Json::value_t::null:
+      return "null";
+    case Json::value_t::object:
+      return "an object";
+    case Json::value_t::array:
+      return "an array";
+    case Json::value_t::string:
+      return "a string";
+    case Json::value_t::boolean:
+      return "a boolean";
     case Json::value_t::number_integer:
-    case Json::value_t::number_unsigned: return "an integer";
-    case Json::value_t::number_float: return "a number";
-    default: return "unreadable";
+    case Json::value_t::number_unsigned:
+      return "an integer";
+    case Json::value_t::number_float:
+      return "a number";
+    default:
+      return "unreadable";
   }
 }
 

@@ -11,7 +11,8 @@ namespace tessera::data {
 class Normalizer final {
  public:
   Normalizer() = default;
-  /// Throws ConfigError, opening with `where`, for anything but null, NFC, NFD, NFKC, NFKD and a Sequence of them.
+  /// Throws ConfigError, opening with `where`, for anything but null, NFC, NFD, NFKC, NFKD and a
+  /// Sequence of them.
   Normalizer(const nlohmann::json& spec, std::string_view where);
 
   [[nodiscard]] bool empty() const { return forms_.empty(); }

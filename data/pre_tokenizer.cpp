@@ -20,10 +20,12 @@ Scanner find_scanner(std::string_view pattern) {
   return nullptr;
 }
 
-bool read_flag(const nlohmann::json& spec, const char* name, bool fallback, std::string_view where) {
+bool read_flag(const nlohmann::json& spec, const char* name, bool fallback,
+               std::string_view where) {
   const auto found = spec.find(name);
   if (found == spec.end() || found->is_null()) return fallback;
-  if (!found->is_boolean()) throw ConfigError(detail::concat(where, ": pre_tokenizer.", name, " must be true or false"));
+  if (!found->is_boolean())
+    throw ConfigError(detail::concat(where, ": pre_tokenizer.", name, " must be true or false"));
   return found->get<bool>();
 }
 }  // namespace
@@ -37,7 +39,8 @@ struct PreTokenizer::Step {
   bool invert = false;
 
   void find_matches(std::string_view text_, Piece piece, PreTokenizerScratch& scratch) const;
-  void apply(std::string_view text_, Piece piece, PreTokenizerScratch& scratch, std::vector<Piece>& out) const;
+  void apply(std::string_view text_, Piece piece, PreTokenizerScratch& scratch,
+             std::vector<Piece>& out) const;
 };
 
 PreTokenizer::~PreTokenizer() = default;
@@ -47,8 +50,10 @@ PreTokenizer& PreTokenizer::operator=(PreTokenizer&&) noexcept = default;
 PreTokenizer::PreTokenizer(const nlohmann::json& spec, std::string_view where) {
   if (!spec.is_null()) add(spec, where);
   if (!byte_level_seen_) {
-    throw ConfigError(detail::concat(where, ": the pre_tokenizer has no ByteLevel step; only byte-level BPE tokenizers "
-                                            "(GPT-2, Llama 3, Qwen, DeepSeek, SmolLM kinds) are supported"));
+    throw ConfigError(
+        detail::concat(where,
+                       ": the pre_tokenizer has no ByteLevel step; only byte-level BPE tokenizers "
+                       "(GPT-2, Llama 3, Qwen, DeepSeek, SmolLM kinds) are supported"));
   }
 }
 
@@ -61,18 +66,21 @@ void PreTokenizer::add(const nlohmann::json& spec, std::string_view where) {
   if (name == "Sequence") {
     const auto list = spec.find("pretokenizers");
     if (list == spec.end() || !list->is_array()) {
-      throw ConfigError(detail::concat(where, ": pre_tokenizer Sequence needs the list \"pretokenizers\""));
+      throw ConfigError(
+          detail::concat(where, ": pre_tokenizer Sequence needs the list \"pretokenizers\""));
     }
     for (const auto& item : *list) add(item, where);
     return;
   }
   if (byte_level_seen_) {
-    throw ConfigError(detail::concat(where, ": pre_tokenizer ", name, " after ByteLevel is not supported"));
+    throw ConfigError(
+        detail::concat(where, ": pre_tokenizer ", name, " after ByteLevel is not supported"));
   }
   if (name == "ByteLevel") {
     add_prefix_space_ = read_flag(spec, "add_prefix_space", true, where);
     if (add_prefix_space_ && !steps_.empty()) {
-      throw ConfigError(detail::concat(where, ": ByteLevel.add_prefix_space behind another pre_tokenizer is not supported"));
+      throw ConfigError(detail::concat(
+          where, ": ByteLevel.add_prefix_space behind another pre_tokenizer is not supported"));
     }
     if (read_flag(spec, "use_regex", true, where)) {
       steps_.push_back({});
@@ -83,13 +91,15 @@ void PreTokenizer::add(const nlohmann::json& spec, std::string_view where) {
   } else if (name == "Digits") {
     steps_.push_back({});
     steps_.back().kind = Kind::kDigits;
-    steps_.back().behavior =
-        read_flag(spec, "individual_digits", false, where) ? Behavior::kIsolated : Behavior::kContiguous;
+    steps_.back().behavior = read_flag(spec, "individual_digits", false, where)
+                                 ? Behavior::kIsolated
+                                 : Behavior::kContiguous;
   } else if (name == "Split") {
     add_split(spec, where);
   } else {
-    throw ConfigError(detail::concat(where, ": pre_tokenizer \"", name,
-                                     "\" is not supported (supported: ByteLevel, Split, Digits, Sequence)"));
+    throw ConfigError(
+        detail::concat(where, ": pre_tokenizer \"", name,
+                       "\" is not supported (supported: ByteLevel, Split, Digits, Sequence)"));
   }
 }
 
@@ -98,29 +108,38 @@ void PreTokenizer::add_split(const nlohmann::json& spec, std::string_view where)
   const auto pattern = spec.find("pattern");
   const bool is_object = pattern != spec.end() && pattern->is_object() && pattern->size() == 1;
   if (!is_object || !pattern->begin()->is_string()) {
-    throw ConfigError(detail::concat(where, ": pre_tokenizer Split needs \"pattern\": {\"Regex\": ..} or {\"String\": ..}"));
+    throw ConfigError(detail::concat(
+        where, ": pre_tokenizer Split needs \"pattern\": {\"Regex\": ..} or {\"String\": ..}"));
   }
   const auto text = pattern->begin()->get<std::string>();
   const auto behavior = spec.value("behavior", nlohmann::json());
-  static const std::pair<const char*, Behavior> kNames[] = {{"Isolated", Behavior::kIsolated},
-                                                            {"Removed", Behavior::kRemoved},
-                                                            {"MergedWithPrevious", Behavior::kMergedWithPrevious},
-                                                            {"MergedWithNext", Behavior::kMergedWithNext},
-                                                            {"Contiguous", Behavior::kContiguous}};
-  const auto* named = std::find_if(std::begin(kNames), std::end(kNames), [&](const auto& entry) { return behavior == entry.first; });
+  static const std::pair<const char*, Behavior> kNames[] = {
+      {"Isolated", Behavior::kIsolated},
+      {"Removed", Behavior::kRemoved},
+      {"MergedWithPrevious", Behavior::kMergedWithPrevious},
+      {"MergedWithNext", Behavior::kMergedWithNext},
+      {"Contiguous", Behavior::kContiguous}};
+  const auto* named = std::find_if(std::begin(kNames), std::end(kNames),
+                                   [&](const auto& entry) { return behavior == entry.first; });
   if (named == std::end(kNames)) {
-    throw ConfigError(detail::concat(where, ": pre_tokenizer Split: behavior ", behavior.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace), " is not supported"));
+    throw ConfigError(
+        detail::concat(where, ": pre_tokenizer Split: behavior ",
+                       behavior.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace),
+                       " is not supported"));
   }
   step.behavior = named->second;
   step.invert = read_flag(spec, "invert", false, where);
   if (pattern->begin().key() == "String") {
     step.kind = Kind::kString;
     step.text = text;
-    if (text.empty()) throw ConfigError(detail::concat(where, ": pre_tokenizer Split has an empty pattern"));
+    if (text.empty())
+      throw ConfigError(detail::concat(where, ": pre_tokenizer Split has an empty pattern"));
   } else if (pattern->begin().key() == "Regex") {
     step.kind = Kind::kRegex;
-    // The scanners' words cover the text, so it makes no difference whether matches are isolated, or all else removed.
-    const bool plain = (step.behavior == Behavior::kIsolated && !step.invert) || (step.behavior == Behavior::kRemoved && step.invert);
+    // The scanners' words cover the text, so it makes no difference whether matches are isolated,
+    // or all else removed.
+    const bool plain = (step.behavior == Behavior::kIsolated && !step.invert) ||
+                       (step.behavior == Behavior::kRemoved && step.invert);
     step.scanner = plain ? find_scanner(text) : nullptr;
     if (step.scanner != nullptr) {
       step.kind = Kind::kScanner;
@@ -128,13 +147,15 @@ void PreTokenizer::add_split(const nlohmann::json& spec, std::string_view where)
       step.regex = std::make_unique<Regex>(text, where);
     }
   } else {
-    throw ConfigError(detail::concat(where, ": pre_tokenizer Split: pattern kind \"", pattern->begin().key(), "\" is not supported"));
+    throw ConfigError(detail::concat(where, ": pre_tokenizer Split: pattern kind \"",
+                                     pattern->begin().key(), "\" is not supported"));
   }
   steps_.push_back(std::move(step));
 }
 
 // Fills scratch.matches and is_match with consecutive ranges that cover the piece.
-void PreTokenizer::Step::find_matches(std::string_view text_, Piece piece, PreTokenizerScratch& scratch) const {
+void PreTokenizer::Step::find_matches(std::string_view text_, Piece piece,
+                                      PreTokenizerScratch& scratch) const {
   auto& ranges = scratch.matches;
   auto& flags = scratch.is_match;
   ranges.clear();
@@ -172,7 +193,9 @@ void PreTokenizer::Step::find_matches(std::string_view text_, Piece piece, PreTo
       push(begin, end, true);
       covered = end;
       // After an empty match the search goes on one character further.
-      from = end > begin ? end : end < body.size() ? end + decode_utf8(body.data() + end).length : end + 1;
+      from = end > begin         ? end
+             : end < body.size() ? end + decode_utf8(body.data() + end).length
+                                 : end + 1;
     }
   }
   if (covered < body.size()) push(covered, body.size(), false);
@@ -246,7 +269,8 @@ void PreTokenizer::split(std::string_view text, PreTokenizerScratch& scratch) co
         const char* end = text.data() + piece.end;
         for (const char* p = text.data() + piece.begin; p < end;) {
           const char* q = step.scanner(p, end);
-          next.push_back({static_cast<size_t>(p - text.data()), static_cast<size_t>(q - text.data())});
+          next.push_back(
+              {static_cast<size_t>(p - text.data()), static_cast<size_t>(q - text.data())});
           p = q;
         }
       } else {

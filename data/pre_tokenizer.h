@@ -1,9 +1,10 @@
-// Splits text into the words that byte-pair merges stay inside: tokenizer.json's "pre_tokenizer". The patterns of GPT-2,
-// Llama 3 and Qwen 2 run as hand-written scanners; any other goes through PCRE2.
+// Splits text into the words that byte-pair merges stay inside: tokenizer.json's "pre_tokenizer".
+// The patterns of GPT-2, Llama 3 and Qwen 2 run as hand-written scanners; any other goes through
+// PCRE2.
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,8 +27,8 @@ struct PreTokenizerScratch {
 
 class PreTokenizer final {
  public:
-  /// `spec` is the "pre_tokenizer" object. Throws ConfigError, opening with `where`, for what is not supported and when
-  /// no ByteLevel step is there.
+  /// `spec` is the "pre_tokenizer" object. Throws ConfigError, opening with `where`, for what is
+  /// not supported and when no ByteLevel step is there.
   PreTokenizer(const nlohmann::json& spec, std::string_view where);
   ~PreTokenizer();
   PreTokenizer(PreTokenizer&&) noexcept;

@@ -1,4 +1,5 @@
-// A compiled regular expression (PCRE2, JIT, UTF and Unicode properties) in the dialect of tokenizer.json.
+// A compiled regular expression (PCRE2, JIT, UTF and Unicode properties) in the dialect of
+// tokenizer.json.
 #pragma once
 
 #include <memory>
@@ -24,16 +25,17 @@ class RegexScratch final {
 
 class Regex final {
  public:
-  /// Oniguruma's \s, \S, \w are rewritten to mean the same here; \h and \X.. classes that differ are refused. Throws
-  /// ConfigError, opening with `where`, on a pattern that does not compile.
+  /// Oniguruma's \s, \S, \w are rewritten to mean the same here; \h and \X.. classes that differ
+  /// are refused. Throws ConfigError, opening with `where`, on a pattern that does not compile.
   Regex(const std::string& pattern, std::string_view where);
   ~Regex();
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;
 
-  /// First match at or after `from` in valid UTF-8: byte range, or {npos, npos}. Throws ConfigError when the pattern
-  /// backtracks without end.
-  [[nodiscard]] std::pair<size_t, size_t> find(std::string_view text, size_t from, RegexScratch& scratch) const;
+  /// First match at or after `from` in valid UTF-8: byte range, or {npos, npos}. Throws ConfigError
+  /// when the pattern backtracks without end.
+  [[nodiscard]] std::pair<size_t, size_t> find(std::string_view text, size_t from,
+                                               RegexScratch& scratch) const;
 
  private:
   struct Code;

@@ -15,17 +15,20 @@ template <typename... Parts>
 }
 
 constexpr const char* kFormats =
-    "{\"messages\": [..]}, {\"prompt\": .., \"completion\": ..}, {\"text\": ..} or {\"tokens\": [..], \"loss_mask\": [..]}";
+    "{\"messages\": [..]}, {\"prompt\": .., \"completion\": ..}, {\"text\": ..} or {\"tokens\": "
+    "[..], \"loss_mask\": [..]}";
 
 const std::string& string_field(const Json& line, const char* key, std::string_view where) {
   const Json& value = line[key];
-  if (!value.is_string()) refuse(where, "\"", key, "\" is ", json_kind(value), "; it must be a string");
+  if (!value.is_string())
+    refuse(where, "\"", key, "\" is ", json_kind(value), "; it must be a string");
   return value.get_ref<const std::string&>();
 }
 
 int32_t end_token(const Tokenizer& tokenizer, std::string_view where) {
   const auto id = tokenizer.eos_id();
-  if (!id) refuse(where, "the tokenizer has no end-of-text token; set eos_token in tokenizer_config.json");
+  if (!id)
+    refuse(where, "the tokenizer has no end-of-text token; set eos_token in tokenizer_config.json");
   return *id;
 }
 
@@ -35,7 +38,8 @@ void check_trained(const EncodedSample& sample, std::string_view where, const ch
   }
 }
 
-EncodedSample encode_completion(const Json& line, const Tokenizer& tokenizer, std::string_view where) {
+EncodedSample encode_completion(const Json& line, const Tokenizer& tokenizer,
+                                std::string_view where) {
   EncodedSample sample;
   sample.tokens = tokenizer.encode(string_field(line, "prompt", where));
   sample.loss_mask.assign(sample.tokens.size(), 0);
@@ -49,24 +53,31 @@ EncodedSample encode_completion(const Json& line, const Tokenizer& tokenizer, st
 }
 
 EncodedSample read_tokens(const Json& line, const Tokenizer& tokenizer, std::string_view where) {
-  if (!line.contains("loss_mask")) refuse(where, "\"tokens\" needs a \"loss_mask\" of the same length");
+  if (!line.contains("loss_mask"))
+    refuse(where, "\"tokens\" needs a \"loss_mask\" of the same length");
   const Json& tokens = line["tokens"];
   const Json& mask = line["loss_mask"];
-  if (!tokens.is_array()) refuse(where, "\"tokens\" is ", json_kind(tokens), "; it must be a list of ids");
-  if (!mask.is_array()) refuse(where, "\"loss_mask\" is ", json_kind(mask), "; it must be a list of 0 and 1");
+  if (!tokens.is_array())
+    refuse(where, "\"tokens\" is ", json_kind(tokens), "; it must be a list of ids");
+  if (!mask.is_array())
+    refuse(where, "\"loss_mask\" is ", json_kind(mask), "; it must be a list of 0 and 1");
   if (tokens.size() != mask.size()) {
-    refuse(where, "\"tokens\" has ", tokens.size(), " entries and \"loss_mask\" ", mask.size(), "; they must match");
+    refuse(where, "\"tokens\" has ", tokens.size(), " entries and \"loss_mask\" ", mask.size(),
+           "; they must match");
   }
   EncodedSample sample;
   const int64_t vocabulary = tokenizer.vocab_size();
   for (size_t i = 0; i < tokens.size(); ++i) {
-    if (!tokens[i].is_number_integer()) refuse(where, "tokens[", i, "] is ", json_kind(tokens[i]), "; it must be an id");
+    if (!tokens[i].is_number_integer())
+      refuse(where, "tokens[", i, "] is ", json_kind(tokens[i]), "; it must be an id");
     const bool huge = tokens[i].is_number_unsigned() && tokens[i].get<uint64_t>() > INT32_MAX;
     if (huge || tokens[i].get<int64_t>() < 0 || tokens[i].get<int64_t>() >= vocabulary) {
-      refuse(where, "tokens[", i, "] = ", tokens[i].dump(), " is outside of the vocabulary of ", vocabulary, " tokens");
+      refuse(where, "tokens[", i, "] = ", tokens[i].dump(), " is outside of the vocabulary of ",
+             vocabulary, " tokens");
     }
     if (!mask[i].is_number_integer() || (mask[i] != 0 && mask[i] != 1)) {
-      refuse(where, "loss_mask[", i, "] = ", mask[i].dump(-1, ' ', true, Json::error_handler_t::replace),
+      refuse(where, "loss_mask[", i,
+             "] = ", mask[i].dump(-1, ' ', true, Json::error_handler_t::replace),
              "; it must be 0 or 1");
     }
     sample.tokens.push_back(tokens[i].get<int32_t>());
@@ -83,7 +94,8 @@ RenderedChat normalized(RenderedChat chat, const Tokenizer& tokenizer, std::stri
   const auto move = [&](size_t& offset, size_t message) {
     const std::string prefix = tokenizer.normalize(std::string_view(chat.text).substr(0, offset));
     if (!form.starts_with(prefix)) {
-      refuse(where, "message ", message + 1, " begins or ends with a character that combines with the template's text");
+      refuse(where, "message ", message + 1,
+             " begins or ends with a character that combines with the template's text");
     }
     offset = prefix.size();
   };
@@ -105,22 +117,27 @@ bool is_blank(std::string_view text) {
 }
 
 // Marks the answer's tokens up to the special token that ends the turn.
-void mark_answer(const RenderedChat& chat, const RenderedChat::Answer& answer, const std::vector<int64_t>& ends,
-                 const Tokenizer& tokenizer, std::string_view where, EncodedSample& sample) {
+void mark_answer(const RenderedChat& chat, const RenderedChat::Answer& answer,
+                 const std::vector<int64_t>& ends, const Tokenizer& tokenizer,
+                 std::string_view where, EncodedSample& sample) {
   const auto begin = static_cast<int64_t>(answer.begin), end = static_cast<int64_t>(answer.end);
-  const auto first = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
+  const auto first =
+      static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
   if (begin > 0 && (first == 0 || ends[first - 1] != begin)) {
     refuse(where, "message ", answer.message + 1,
-           " (assistant) begins with text that the tokenizer joins with the template's; strip the white space before it");
+           " (assistant) begins with text that the tokenizer joins with the template's; strip the "
+           "white space before it");
   }
   size_t last = first;  // behind the last special token of the turn
   for (size_t i = first; i < ends.size() && ends[i] <= end; ++i) {
     if (tokenizer.is_special(sample.tokens[i])) last = i + 1;
   }
   const auto covered = last > first ? static_cast<size_t>(ends[last - 1]) : answer.begin;
-  if (last == first || !is_blank(std::string_view(chat.text).substr(covered, answer.end - covered))) {
+  if (last == first ||
+      !is_blank(std::string_view(chat.text).substr(covered, answer.end - covered))) {
     refuse(where, "message ", answer.message + 1,
-           " (assistant): the chat template writes no special token behind the turn, so its end would not be trained; "
+           " (assistant): the chat template writes no special token behind the turn, so its end "
+           "would not be trained; "
            "end the assistant's turns with the end-of-turn token in chat_template.jinja");
   }
   std::fill(sample.loss_mask.begin() + static_cast<std::ptrdiff_t>(first),
@@ -129,7 +146,8 @@ void mark_answer(const RenderedChat& chat, const RenderedChat::Answer& answer, c
 
 }  // namespace
 
-EncodedSample encode_text(std::string_view text, const Tokenizer& tokenizer, std::string_view where) {
+EncodedSample encode_text(std::string_view text, const Tokenizer& tokenizer,
+                          std::string_view where) {
   EncodedSample sample;
   sample.tokens = tokenizer.encode(text);
   sample.tokens.push_back(end_token(tokenizer, where));
@@ -139,16 +157,19 @@ EncodedSample encode_text(std::string_view text, const Tokenizer& tokenizer, std
   return sample;
 }
 
-EncodedSample encode_chat(const Json& messages, const Json& extra, bool add_generation_prompt, const Tokenizer& tokenizer,
-                          const ChatTemplate& chat_template, std::string_view where) {
+EncodedSample encode_chat(const Json& messages, const Json& extra, bool add_generation_prompt,
+                          const Tokenizer& tokenizer, const ChatTemplate& chat_template,
+                          std::string_view where) {
   check_messages(messages, where);
   RenderedChat chat;
   try {
     chat = chat_template.render_with_answers(messages, extra);
     if (add_generation_prompt) {
       std::string prompt = chat_template.render(messages, true, extra);
-      if (!chat.answers.empty() && prompt.compare(0, chat.answers.back().end, chat.text, 0, chat.answers.back().end) != 0) {
-        throw ConfigError("the chat template changes earlier turns when it adds the generation prompt");
+      if (!chat.answers.empty() &&
+          prompt.compare(0, chat.answers.back().end, chat.text, 0, chat.answers.back().end) != 0) {
+        throw ConfigError(
+            "the chat template changes earlier turns when it adds the generation prompt");
       }
       chat.text = std::move(prompt);
     }
@@ -168,7 +189,8 @@ EncodedSample encode_chat(const Json& messages, const Json& extra, bool add_gene
 Json template_variables(const Json& line, std::string_view where) {
   Json extra = Json::object();
   if (const auto tools = line.find("tools"); tools != line.end() && !tools->is_null()) {
-    if (!tools->is_array()) refuse(where, "\"tools\" is ", json_kind(*tools), "; it must be a list");
+    if (!tools->is_array())
+      refuse(where, "\"tools\" is ", json_kind(*tools), "; it must be a list");
     extra["tools"] = *tools;
   }
   if (const auto thinking = line.find("enable_thinking"); thinking != line.end()) {
@@ -178,25 +200,31 @@ Json template_variables(const Json& line, std::string_view where) {
   return extra;
 }
 
-EncodedSample encode_sample(const Json& line, const Tokenizer& tokenizer, const ChatTemplate* chat_template,
-                            std::string_view where) {
-  if (!line.is_object()) refuse(where, "a line must be a JSON object, not ", json_kind(line), "; accepted: ", kFormats);
-  const bool chat = line.contains("messages"), text = line.contains("text"), tokens = line.contains("tokens");
+EncodedSample encode_sample(const Json& line, const Tokenizer& tokenizer,
+                            const ChatTemplate* chat_template, std::string_view where) {
+  if (!line.is_object())
+    refuse(where, "a line must be a JSON object, not ", json_kind(line), "; accepted: ", kFormats);
+  const bool chat = line.contains("messages"), text = line.contains("text"),
+             tokens = line.contains("tokens");
   const bool completion = line.contains("prompt") && line.contains("completion");
   const int formats = chat + text + tokens + completion;
   if (formats > 1) refuse(where, "more than one sample in a line; keep one of ", kFormats);
   if (formats == 0) {
     std::string keys;
-    for (const auto& [key, value] : line.items()) keys += (keys.empty() ? "\"" : ", \"") + key + "\"";
-    refuse(where, "no training sample", keys.empty() ? "" : " with the keys " + keys, "; accepted: ", kFormats);
+    for (const auto& [key, value] : line.items())
+      keys += (keys.empty() ? "\"" : ", \"") + key + "\"";
+    refuse(where, "no training sample", keys.empty() ? "" : " with the keys " + keys,
+           "; accepted: ", kFormats);
   }
   if (text) return encode_text(string_field(line, "text", where), tokenizer, where);
   if (tokens) return read_tokens(line, tokenizer, where);
   if (completion) return encode_completion(line, tokenizer, where);
   if (chat_template == nullptr) {
-    refuse(where, "\"messages\" needs a chat template; add chat_template.jinja to the model folder");
+    refuse(where,
+           "\"messages\" needs a chat template; add chat_template.jinja to the model folder");
   }
-  EncodedSample sample = encode_chat(line["messages"], template_variables(line, where), false, tokenizer, *chat_template, where);
+  EncodedSample sample = encode_chat(line["messages"], template_variables(line, where), false,
+                                     tokenizer, *chat_template, where);
   check_trained(sample, where, "the chat needs a message with the role \"assistant\"");
   return sample;
 }

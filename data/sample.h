@@ -16,22 +16,25 @@ struct EncodedSample {
   std::vector<uint8_t> loss_mask;  // 1 = a target; 0 for the first token
 };
 
-/// Encodes a training line: {"messages", "tools"?}, {"prompt", "completion"}, {"text"} or {"tokens", "loss_mask"}; other
-/// keys are left to rewards and provenance. `chat_template` may be null where no line has messages. Throws ConfigError,
-/// opening with `where` ("file:line"): no such format, wrong types, an id outside the vocabulary, no trained token, an
-/// assistant's turn without a trained end token.
-[[nodiscard]] EncodedSample encode_sample(const Json& line, const Tokenizer& tokenizer, const ChatTemplate* chat_template,
+/// Encodes a training line: {"messages", "tools"?}, {"prompt", "completion"}, {"text"} or
+/// {"tokens", "loss_mask"}; other keys are left to rewards and provenance. `chat_template` may be
+/// null where no line has messages. Throws ConfigError, opening with `where` ("file:line"): no such
+/// format, wrong types, an id outside the vocabulary, no trained token, an assistant's turn without
+/// a trained end token.
+[[nodiscard]] EncodedSample encode_sample(const Json& line, const Tokenizer& tokenizer,
+                                          const ChatTemplate* chat_template,
                                           std::string_view where);
 
 /// A document for pre-training: the text, then the end token; all but the first token are targets.
-[[nodiscard]] EncodedSample encode_text(std::string_view text, const Tokenizer& tokenizer, std::string_view where);
-
-/// Tokenises a chat as transformers does (the rendered text as a whole). Targets are what the assistant says and the
-/// token that ends its turn, not the text behind it. With `add_generation_prompt` the text ends with the opening of an
-/// assistant's turn.
-[[nodiscard]] EncodedSample encode_chat(const Json& messages, const Json& extra, bool add_generation_prompt,
-                                        const Tokenizer& tokenizer, const ChatTemplate& chat_template,
+[[nodiscard]] EncodedSample encode_text(std::string_view text, const Tokenizer& tokenizer,
                                         std::string_view where);
+
+/// Tokenises a chat as transformers does (the rendered text as a whole). Targets are what the
+/// assistant says and the token that ends its turn, not the text behind it. With
+/// `add_generation_prompt` the text ends with the opening of an assistant's turn.
+[[nodiscard]] EncodedSample encode_chat(const Json& messages, const Json& extra,
+                                        bool add_generation_prompt, const Tokenizer& tokenizer,
+                                        const ChatTemplate& chat_template, std::string_view where);
 
 /// The variables a line hands to the template: "tools" and "enable_thinking".
 [[nodiscard]] Json template_variables(const Json& line, std::string_view where);

@@ -26,7 +26,8 @@ inline const char* run_of(const char* p, const char* end, uint8_t wanted, const 
   return p;
 }
 
-inline const char* run_without(const char* p, const char* end, uint8_t unwanted, const uint8_t* classes) {
+inline const char* run_without(const char* p, const char* end, uint8_t unwanted,
+                               const uint8_t* classes) {
   while (p < end) {
     const Classified c = classify(p, classes);
     if ((c.kind & unwanted) != 0) break;
@@ -42,18 +43,23 @@ inline const char* spaces(const char* p, const char* run_end, const char* last, 
   return run_end == end || last == p ? run_end : last;
 }
 
-// Length of the contraction ('s, 't, 're, 've, 'm, 'll, 'd) that begins at the apostrophe `p`, or 0.
+// Length of the contraction ('s, 't, 're, 've, 'm, 'll, 'd) that begins at the apostrophe `p`, or
+// 0.
 inline int contraction(const char* p, const char* end) {
   if (end - p < 2) return 0;
   switch (p[1]) {
     case 's':
     case 't':
     case 'm':
-    case 'd': return 2;
+    case 'd':
+      return 2;
     case 'r':
-    case 'v': return end - p >= 3 && p[2] == 'e' ? 3 : 0;
-    case 'l': return end - p >= 3 && p[2] == 'l' ? 3 : 0;
-    default: return 0;
+    case 'v':
+      return end - p >= 3 && p[2] == 'e' ? 3 : 0;
+    case 'l':
+      return end - p >= 3 && p[2] == 'l' ? 3 : 0;
+    default:
+      return 0;
   }
 }
 
@@ -66,11 +72,15 @@ inline int contraction_any_case(const char* p, const char* end) {
     case 's':
     case 't':
     case 'm':
-    case 'd': return 2;
+    case 'd':
+      return 2;
     case 'r':
-    case 'v': return end - p >= 3 && lower(p[2]) == 'e' ? 3 : 0;
-    case 'l': return end - p >= 3 && lower(p[2]) == 'l' ? 3 : 0;
-    default: return 0;
+    case 'v':
+      return end - p >= 3 && lower(p[2]) == 'e' ? 3 : 0;
+    case 'l':
+      return end - p >= 3 && lower(p[2]) == 'l' ? 3 : 0;
+    default:
+      return 0;
   }
 }
 

@@ -1,5 +1,5 @@
-// Hand-written equivalents of the split patterns most tokenizers use: each returns the end of the word that begins at
-// `p`, for valid UTF-8 [p, end), p < end. Together the words cover the text.
+// Hand-written equivalents of the split patterns most tokenizers use: each returns the end of the
+// word that begins at `p`, for valid UTF-8 [p, end), p < end. Together the words cover the text.
 #pragma once
 
 #include <string_view>

@@ -33,8 +33,8 @@ void Tokenizer::Impl::give_back(std::unique_ptr<Scratch> scratch) const {
 }
 
 // `text` begins at `offset` of the whole text.
-void Tokenizer::Impl::encode_words(std::string_view text, size_t offset, Scratch& scratch, std::vector<int32_t>& out,
-                                   std::vector<int64_t>* ends) const {
+void Tokenizer::Impl::encode_words(std::string_view text, size_t offset, Scratch& scratch,
+                                   std::vector<int32_t>& out, std::vector<int64_t>* ends) const {
   size_t prefix = 0;
   if (pre_tokenizer->add_prefix_space() && text.front() != ' ') {
     scratch.prefixed.assign(1, ' ').append(text);
@@ -50,13 +50,14 @@ void Tokenizer::Impl::encode_words(std::string_view text, size_t offset, Scratch
     for (size_t i = first; i < out.size(); ++i) {
       at = std::min(at + bytes_of(out[i]).size(), piece.end);
       // A byte without a token belongs to the word's last id.
-      ends->push_back(static_cast<int64_t>(offset + (i + 1 == out.size() ? piece.end : at) - prefix));
+      ends->push_back(
+          static_cast<int64_t>(offset + (i + 1 == out.size() ? piece.end : at) - prefix));
     }
   }
 }
 
-void Tokenizer::Impl::encode(std::string_view text, bool skip_special, Scratch& scratch, std::vector<int32_t>& out,
-                             std::vector<int64_t>* ends) const {
+void Tokenizer::Impl::encode(std::string_view text, bool skip_special, Scratch& scratch,
+                             std::vector<int32_t>& out, std::vector<int64_t>* ends) const {
   const auto push = [&](const AddedTokenMatcher::Part& part, size_t offset) {
     out.push_back(part.token->id);
     if (ends != nullptr) ends->push_back(static_cast<int64_t>(offset + part.end));
@@ -82,7 +83,8 @@ void Tokenizer::Impl::encode(std::string_view text, bool skip_special, Scratch& 
       if (part.token != nullptr) {
         push(part, raw.begin);
       } else {
-        encode_words(body.substr(part.begin, part.end - part.begin), raw.begin + part.begin, scratch, out, ends);
+        encode_words(body.substr(part.begin, part.end - part.begin), raw.begin + part.begin,
+                     scratch, out, ends);
       }
     }
   }
@@ -129,7 +131,8 @@ std::vector<int32_t> Tokenizer::encode_ordinary(std::string_view text) const {
   return out;
 }
 
-std::vector<std::vector<int32_t>> Tokenizer::encode_batch(const std::vector<std::string_view>& texts, int threads) const {
+std::vector<std::vector<int32_t>> Tokenizer::encode_batch(
+    const std::vector<std::string_view>& texts, int threads) const {
   std::vector<std::vector<int32_t>> out(texts.size());
   std::atomic<size_t> next{0};
   std::mutex error_mutex;
@@ -145,7 +148,8 @@ std::vector<std::vector<int32_t>> Tokenizer::encode_batch(const std::vector<std:
   };
   {
     std::vector<std::jthread> pool;
-    for (int i = 1; i < threads && static_cast<size_t>(i) < texts.size(); ++i) pool.emplace_back(work);
+    for (int i = 1; i < threads && static_cast<size_t>(i) < texts.size(); ++i)
+      pool.emplace_back(work);
     work();
   }
   if (error) std::rethrow_exception(error);
@@ -185,7 +189,8 @@ std::optional<int32_t> Tokenizer::token_id(std::string_view token) const {
 }
 
 bool Tokenizer::is_special(int32_t id) const {
-  return id >= 0 && static_cast<size_t>(id) < impl_->special.size() && impl_->special[static_cast<size_t>(id)] != 0;
+  return id >= 0 && static_cast<size_t>(id) < impl_->special.size() &&
+         impl_->special[static_cast<size_t>(id)] != 0;
 }
 
 std::optional<int32_t> Tokenizer::bos_id() const { return impl_->bos; }

@@ -1,8 +1,10 @@
-// Byte-level BPE from a Hugging Face model folder: text -> ids, identical to the tokenizers library, and back.
+// Byte-level BPE from a Hugging Face model folder: text -> ids, identical to the tokenizers
+// library, and back.
 //
-// Follows tokenizer.json: added tokens are cut out, the rest is normalised, split by the pre-tokenizer and merged by BPE.
-// The post-processor is not applied: chat templates and the data formats say themselves where special tokens go.
-// Anything in the file that is not supported is refused by name.
+// Follows tokenizer.json: added tokens are cut out, the rest is normalised, split by the
+// pre-tokenizer and merged by BPE. The post-processor is not applied: chat templates and the data
+// formats say themselves where special tokens go. Anything in the file that is not supported is
+// refused by name.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +20,8 @@ namespace tessera::data {
 
 class Tokenizer final {
  public:
-  /// Reads tokenizer.json, and the ids that begin and end a text from tokenizer_config.json, generation_config.json or
-  /// config.json. Throws ConfigError naming the file and what is wrong.
+  /// Reads tokenizer.json, and the ids that begin and end a text from tokenizer_config.json,
+  /// generation_config.json or config.json. Throws ConfigError naming the file and what is wrong.
   [[nodiscard]] static Tokenizer load(const std::filesystem::path& model_folder);
   /// From the text of a tokenizer.json; `name` opens messages. bos and eos stay unset.
   [[nodiscard]] static Tokenizer from_json(std::string_view text, const std::string& name);
@@ -28,21 +30,26 @@ class Tokenizer final {
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  /// Ids of `text`; added and special tokens in it become their ids. Ill-formed UTF-8 is read as U+FFFD. Thread-safe.
+  /// Ids of `text`; added and special tokens in it become their ids. Ill-formed UTF-8 is read as
+  /// U+FFFD. Thread-safe.
   [[nodiscard]] std::vector<int32_t> encode(std::string_view text) const;
-  /// The same, and for each id the offset in `text` behind its last byte. Requires normalize(text) == text.
-  [[nodiscard]] std::vector<int32_t> encode(std::string_view text, std::vector<int64_t>& ends) const;
+  /// The same, and for each id the offset in `text` behind its last byte. Requires normalize(text)
+  /// == text.
+  [[nodiscard]] std::vector<int32_t> encode(std::string_view text,
+                                            std::vector<int64_t>& ends) const;
   /// Ids of `text` where nothing is a special token: "<|im_end|>" becomes the ids of its letters.
   [[nodiscard]] std::vector<int32_t> encode_ordinary(std::string_view text) const;
   /// Encodes many texts on `threads` threads, in order.
-  [[nodiscard]] std::vector<std::vector<int32_t>> encode_batch(const std::vector<std::string_view>& texts,
-                                                               int threads) const;
+  [[nodiscard]] std::vector<std::vector<int32_t>> encode_batch(
+      const std::vector<std::string_view>& texts, int threads) const;
 
   /// The normal form the tokenizer reads, with ill-formed UTF-8 replaced.
   [[nodiscard]] std::string normalize(std::string_view text) const;
 
-  /// Text of the ids; bytes that are not UTF-8 become U+FFFD, unknown ids nothing, as in tokenizers.
-  [[nodiscard]] std::string decode(std::span<const int32_t> ids, bool skip_special_tokens = false) const;
+  /// Text of the ids; bytes that are not UTF-8 become U+FFFD, unknown ids nothing, as in
+  /// tokenizers.
+  [[nodiscard]] std::string decode(std::span<const int32_t> ids,
+                                   bool skip_special_tokens = false) const;
   /// The bytes behind one id, "" for an unknown one.
   [[nodiscard]] std::string_view token_bytes(int32_t id) const;
 

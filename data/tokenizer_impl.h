@@ -50,10 +50,11 @@ struct Tokenizer::Impl {
   void give_back(std::unique_ptr<Scratch> scratch) const;
   void encode(std::string_view text, bool skip_special, Scratch& scratch, std::vector<int32_t>& out,
               std::vector<int64_t>* ends) const;
-  void encode_words(std::string_view text, size_t offset, Scratch& scratch, std::vector<int32_t>& out,
-                    std::vector<int64_t>* ends) const;
+  void encode_words(std::string_view text, size_t offset, Scratch& scratch,
+                    std::vector<int32_t>& out, std::vector<int64_t>* ends) const;
 
-  /// Fills everything but bos, eos and stops from a tokenizer.json and further added tokens of tokenizer_config.json.
+  /// Fills everything but bos, eos and stops from a tokenizer.json and further added tokens of
+  /// tokenizer_config.json.
   void read(std::string_view text, const std::vector<AddedToken>& more);
 };
 

@@ -20,8 +20,8 @@ template <typename... Parts>
   throw ConfigError(detail::concat(name, ": ", parts...));
 }
 
-// The bytes a token stands for under GPT-2's byte-to-character table: printable Latin-1 stands for itself, the rest
-// follows from U+0100 on. False when a character is outside of the table.
+// The bytes a token stands for under GPT-2's byte-to-character table: printable Latin-1 stands for
+// itself, the rest follows from U+0100 on. False when a character is outside of the table.
 bool unmap_bytes(std::string_view token, std::string& out) {
   static const std::array<int16_t, 324> table = [] {
     std::array<int16_t, 324> t{};
@@ -64,7 +64,8 @@ int32_t read_id(const json& value, const std::string& name, const std::string& w
 }
 
 AddedToken read_added_token(const json& item, const std::string& name) {
-  if (!item.is_object() || !member(item, "content").is_string()) refuse(name, "an added token needs \"content\"");
+  if (!item.is_object() || !member(item, "content").is_string())
+    refuse(name, "an added token needs \"content\"");
   AddedToken token;
   token.content = item["content"].get<std::string>();
   token.special = flag(item, "special", name);
@@ -85,14 +86,16 @@ void check_model(const json& model, const std::string& name) {
   if (!dropout.is_null() && !(dropout.is_number() && dropout.get<double>() == 0)) {
     refuse(name, "model.dropout is not supported; set it to null");
   }
-  if (flag(model, "byte_fallback", name)) refuse(name, "model.byte_fallback is not supported (a SentencePiece model)");
+  if (flag(model, "byte_fallback", name))
+    refuse(name, "model.byte_fallback is not supported (a SentencePiece model)");
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const json& value = member(model, affix);
     if (!value.is_null() && value != "") refuse(name, "model.", affix, " is not supported");
   }
 }
 
-std::pair<std::string, std::string> read_merge(const json& item, size_t index, const std::string& name) {
+std::pair<std::string, std::string> read_merge(const json& item, size_t index,
+                                               const std::string& name) {
   if (item.is_string()) {
     const auto& text = item.get_ref<const std::string&>();
     const size_t space = text.find(' ');
@@ -108,7 +111,8 @@ std::pair<std::string, std::string> read_merge(const json& item, size_t index, c
 
 void Tokenizer::Impl::read(std::string_view text, const std::vector<AddedToken>& more) {
   const json root = parse_large_json(text, name);
-  if (!root.is_object() || !member(root, "model").is_object()) refuse(name, "no \"model\": not a tokenizer.json");
+  if (!root.is_object() || !member(root, "model").is_object())
+    refuse(name, "no \"model\": not a tokenizer.json");
   const json& model = root["model"];
   check_model(model, name);
   const json& decoder = member(root, "decoder");
@@ -120,7 +124,8 @@ void Tokenizer::Impl::read(std::string_view text, const std::vector<AddedToken>&
   pre_tokenizer.emplace(member(root, "pre_tokenizer"), name);
 
   const json& vocab = member(model, "vocab");
-  if (!vocab.is_object() || vocab.empty()) refuse(name, "model.vocab must be an object of token: id");
+  if (!vocab.is_object() || vocab.empty())
+    refuse(name, "model.vocab must be an object of token: id");
   std::vector<std::string> spelled;
   std::vector<bool> used;
   const auto place = [&](const std::string& token, int32_t id) {
@@ -135,18 +140,21 @@ void Tokenizer::Impl::read(std::string_view text, const std::vector<AddedToken>&
     ids.emplace(token, id);
   };
   ids.reserve(vocab.size() * 2);
-  for (const auto& [token, id] : vocab.items()) place(token, read_id(id, name, "token \"" + token + "\""));
+  for (const auto& [token, id] : vocab.items())
+    place(token, read_id(id, name, "token \"" + token + "\""));
 
   std::vector<AddedToken> added;
   const json& added_list = member(root, "added_tokens");
-  if (!added_list.is_null() && !added_list.is_array()) refuse(name, "\"added_tokens\" must be a list");
+  if (!added_list.is_null() && !added_list.is_array())
+    refuse(name, "\"added_tokens\" must be a list");
   for (const json& item : added_list) {
     AddedToken token = read_added_token(item, name);
     token.id = read_id(member(item, "id"), name, "added token \"" + token.content + "\"");
     added.push_back(std::move(token));
   }
   for (const AddedToken& token : more) {
-    const bool known = std::any_of(added.begin(), added.end(), [&](const auto& a) { return a.content == token.content; });
+    const bool known = std::any_of(added.begin(), added.end(),
+                                   [&](const auto& a) { return a.content == token.content; });
     if (!known) added.push_back(token);
   }
   std::vector<bool> is_added;
@@ -155,7 +163,8 @@ void Tokenizer::Impl::read(std::string_view text, const std::vector<AddedToken>&
     if (found == ids.end()) {
       place(token.content, token.id);
     } else if (found->second != token.id) {
-      refuse(name, "added token \"", token.content, "\" has id ", token.id, " but the vocabulary says ", found->second);
+      refuse(name, "added token \"", token.content, "\" has id ", token.id,
+             " but the vocabulary says ", found->second);
     }
     is_added.resize(std::max(is_added.size(), static_cast<size_t>(token.id) + 1));
     is_added[static_cast<size_t>(token.id)] = true;
@@ -181,19 +190,22 @@ void Tokenizer::Impl::read(std::string_view text, const std::vector<AddedToken>&
   for (size_t id = 0; id < spelled.size(); ++id) {
     const bool mapped = unmap_bytes(spelled[id], raw);
     const auto in_vocab = used[id] && mapped && vocab.contains(spelled[id]);
-    if (in_vocab && raw.size() == 1) byte_ids[static_cast<unsigned char>(raw[0])] = static_cast<int32_t>(id);
+    if (in_vocab && raw.size() == 1)
+      byte_ids[static_cast<unsigned char>(raw[0])] = static_cast<int32_t>(id);
     if (in_vocab && options.ignore_merges) words.emplace(raw, static_cast<int32_t>(id));
     bytes += mapped ? raw : spelled[id];
     if (bytes.size() > UINT32_MAX) refuse(name, "the vocabulary is too large");
     byte_offsets.push_back(static_cast<uint32_t>(bytes.size()));
   }
-  const bool all_bytes = std::none_of(byte_ids.begin(), byte_ids.end(), [](int32_t id) { return id < 0; });
+  const bool all_bytes =
+      std::none_of(byte_ids.begin(), byte_ids.end(), [](int32_t id) { return id < 0; });
   const json& unknown = member(model, "unk_token");
   if (!unknown.is_null() && !all_bytes) {
     if (!unknown.is_string() || !vocab.contains(unknown.get<std::string>())) {
       refuse(name, "model.unk_token ", unknown.dump(), " is not in the vocabulary");
     }
-    if (flag(model, "fuse_unk", name)) refuse(name, "model.fuse_unk with a vocabulary that lacks bytes is not supported");
+    if (flag(model, "fuse_unk", name))
+      refuse(name, "model.fuse_unk with a vocabulary that lacks bytes is not supported");
     options.unknown_id = vocab[unknown.get<std::string>()].get<int32_t>();
   }
   bpe = Bpe(options, byte_ids, std::move(words));
@@ -203,11 +215,14 @@ void Tokenizer::Impl::read(std::string_view text, const std::vector<AddedToken>&
   bpe.reserve_merges(merges.size());
   uint32_t rank = 0;
   for (size_t i = 0; i < merges.size(); ++i) {
-    if (merges[i].is_string() && merges[i].get_ref<const std::string&>().starts_with("#version")) continue;
+    if (merges[i].is_string() && merges[i].get_ref<const std::string&>().starts_with("#version"))
+      continue;
     const auto [left, right] = read_merge(merges[i], i, name);
     const auto id_of = [&](const std::string& token) {
       const auto found = vocab.find(token);
-      if (found == vocab.end()) refuse(name, "merge ", i, " needs the token \"", token, "\", which is not in the vocabulary");
+      if (found == vocab.end())
+        refuse(name, "merge ", i, " needs the token \"", token,
+               "\", which is not in the vocabulary");
       return found->get<int32_t>();
     };
     bpe.add_merge(id_of(left), id_of(right), rank++, id_of(left + right));
@@ -234,7 +249,8 @@ json read_optional(const std::filesystem::path& path) {
 std::string special_token_name(const json& config, const char* key) {
   const json& value = member(config, key);
   if (value.is_string()) return value.get<std::string>();
-  if (value.is_object() && member(value, "content").is_string()) return value["content"].get<std::string>();
+  if (value.is_object() && member(value, "content").is_string())
+    return value["content"].get<std::string>();
   return "";
 }
 
@@ -253,8 +269,10 @@ std::vector<int32_t> token_ids(const json& config, const char* key, const std::s
 Tokenizer Tokenizer::load(const std::filesystem::path& folder) {
   const auto path = folder / "tokenizer.json";
   if (!std::filesystem::is_regular_file(path)) {
-    throw ConfigError(detail::concat(path.string(), ": no such file; model.path (or tokenizer) must be a Hugging Face "
-                                                    "folder with a tokenizer.json"));
+    throw ConfigError(
+        detail::concat(path.string(),
+                       ": no such file; model.path (or tokenizer) must be a Hugging Face "
+                       "folder with a tokenizer.json"));
   }
   const std::string config_name = (folder / "tokenizer_config.json").string();
   const json config = read_optional(config_name);
@@ -262,7 +280,8 @@ Tokenizer Tokenizer::load(const std::filesystem::path& folder) {
   if (const json& decoder = member(config, "added_tokens_decoder"); decoder.is_object()) {
     for (const auto& [key, item] : decoder.items()) {
       AddedToken token = read_added_token(item, config_name);
-      const bool digits = !key.empty() && key.size() < 9 && key.find_first_not_of("0123456789") == std::string::npos;
+      const bool digits = !key.empty() && key.size() < 9 &&
+                          key.find_first_not_of("0123456789") == std::string::npos;
       token.id = digits ? read_id(std::stoi(key), config_name, key) : -1;
       if (!digits) refuse(config_name, "added_tokens_decoder: \"", key, "\" is not an id");
       more.push_back(std::move(token));
@@ -273,11 +292,13 @@ Tokenizer Tokenizer::load(const std::filesystem::path& folder) {
   impl->name = path.string();
   impl->read(text, more);
 
-  for (const auto& [key, slot] : {std::pair("bos_token", &impl->bos), std::pair("eos_token", &impl->eos)}) {
+  for (const auto& [key, slot] :
+       {std::pair("bos_token", &impl->bos), std::pair("eos_token", &impl->eos)}) {
     const std::string token = special_token_name(config, key);
     if (token.empty()) continue;
     const auto found = impl->ids.find(token);
-    if (found == impl->ids.end()) refuse(config_name, key, " \"", token, "\" is not in tokenizer.json");
+    if (found == impl->ids.end())
+      refuse(config_name, key, " \"", token, "\" is not in tokenizer.json");
     *slot = found->second;
   }
   if (impl->eos) impl->stops.push_back(*impl->eos);
@@ -289,7 +310,8 @@ Tokenizer Tokenizer::load(const std::filesystem::path& folder) {
     if (!impl->bos && !bos.empty()) impl->bos = bos.front();
     if (!impl->eos && !eos.empty()) impl->eos = eos.front();
     for (const int32_t id : eos) {
-      if (std::find(impl->stops.begin(), impl->stops.end(), id) == impl->stops.end()) impl->stops.push_back(id);
+      if (std::find(impl->stops.begin(), impl->stops.end(), id) == impl->stops.end())
+        impl->stops.push_back(id);
     }
   }
   Hasher hasher;

@@ -23,14 +23,16 @@ std::vector<uint8_t> make_classes() {
     position += run.length;
   }
   // White_Space of the Unicode character database, stable since version 6.3.
-  for (uint32_t c : {0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x20, 0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}) {
+  for (uint32_t c : {0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x20, 0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F,
+                     0x205F, 0x3000}) {
     classes[c] = kSpace;
   }
   for (uint32_t c = 0x2000; c <= 0x200A; ++c) classes[c] = kSpace;
   return classes;
 }
 
-// Length of the well-formed sequence at `p`, or 0; then `bad` is the length of the maximal ill-formed part.
+// Length of the well-formed sequence at `p`, or 0; then `bad` is the length of the maximal
+// ill-formed part.
 size_t sequence_length(const unsigned char* p, size_t left, size_t& bad) {
   bad = 1;
   const unsigned char lead = p[0];

@@ -1,4 +1,5 @@
-// UTF-8 and the character classes that pre-tokenizers ask for, in the Unicode version of Hugging Face's tokenizers.
+// UTF-8 and the character classes that pre-tokenizers ask for, in the Unicode version of Hugging
+// Face's tokenizers.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,8 @@ struct UnicodeRun {
 extern const UnicodeRun kUnicodeRuns[];
 extern const int kNumUnicodeRuns;
 
-/// Members of \p{property} in tokenizers' regular expressions that PCRE2 of Unicode 14 does not know.
+/// Members of \p{property} in tokenizers' regular expressions that PCRE2 of Unicode 14 does not
+/// know.
 struct NewerRange {
   const char* property;
   uint32_t first, last;
@@ -60,7 +62,8 @@ void append_utf8(uint32_t code_point, std::string& out);
 
 [[nodiscard]] bool is_valid_utf8(std::string_view text);
 
-/// Each maximal ill-formed part becomes one U+FFFD (Unicode 15, section 3.9, as Rust's from_utf8_lossy).
+/// Each maximal ill-formed part becomes one U+FFFD (Unicode 15, section 3.9, as Rust's
+/// from_utf8_lossy).
 [[nodiscard]] std::string replace_invalid_utf8(std::string_view text);
 
 }  // namespace tessera::data
