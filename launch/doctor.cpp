@@ -8,8 +8,10 @@
 #include <chrono>
 #include <fstream>
 #include <iostream>
+#include <sstream>
 #include <thread>
 
+#include "core/error.h"
 #include "core/text.h"
 #include "kernels/cpu/kernel_table.h"
 #include "launch/app.h"

@@ -79,8 +79,8 @@ def one_step(name, folder, scratch, documents, packing):
     if packing:
         probe = recipe(folder, scratch, output, data={"packing": True})
         text = run("inspect", "data", probe, "--count", 0).stdout
-        rows = int(next(word for line in text.splitlines() if "rows" in line for word in
-                        [line.split("rows")[0].split()[-1]] if word.isdigit()))
+        rows = int(next(line.split()[1] for line in text.splitlines() if line.startswith("rows ")))
+        assert rows < len(documents)
     run("train", recipe(folder, scratch, output, data={"packing": packing}, train={"sequences_per_step": rows}), "--resume", "never")
     metrics = read_jsonl(output / "metrics.jsonl")[0]
     label = f"{name}, {'packed' if packing else 'unpacked'}"

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,6 +16,7 @@ DEMO = ROOT / "models" / "smollm2-135m"
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
 torch.manual_seed(0)
+transformers.utils.logging.disable_progress_bar()
 
 
 def run(*arguments, ranks=1, expect=0, **options):
