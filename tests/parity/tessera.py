@@ -42,7 +42,7 @@ def read_jsonl(path):
 # Grouped heads, head_dim other than hidden / heads, tied and untied heads, biases, shards, dtypes.
 VARIANTS = {
     "grouped": dict(),
-    "wide-heads": dict(head_dim=32, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True),
+    "wide-heads": dict(head_dim=24, num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=True),
     "biased": dict(attention_bias=True, mlp_bias=True, num_key_value_heads=1),
     "multi-head": dict(num_key_value_heads=4, rms_norm_eps=1e-5, rope_theta=500000.0, tie_word_embeddings=True),
     "llama3-rope": dict(rope_parameters=dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0,
