@@ -65,20 +65,20 @@ def make_variant(name, folder):
             if key.endswith("bias") or "norm" in key:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     if name == "bfloat16":
-        model = model.to(torch.bfloat16)
+        model = model.to(torch.bfloat16)  # rounds the rotary frequencies too: the reference is loaded from the folder
     model.save_pretrained(folder, max_shard_size="2MB" if name == "sharded" else "5GB")
     for companion in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(DEMO / companion, folder)
-    return model.float().eval()
+    return load(folder)
 
 
-def load(folder):
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+def load(folder, dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
 
 
 def reference_logprobs(model, ids):
     with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0].float()
+        logits = model(torch.tensor([ids])).logits[0]
     return torch.log_softmax(logits, -1)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
 
 
