@@ -41,13 +41,14 @@ ConfigNode convert(const YAML::Node& node, const std::string& name, const std::s
         const std::string where = place(entry.first.Mark(), name);
         if (const ConfigNode* first = result.find(key); first != nullptr)
           fail(where, "'" + key + "' is given twice (first at " + first->where + ")");
+        if (entry.second.IsNull()) fail(where, "'" + key + "' has no value; give one or leave the key out");
         ConfigNode value = convert(entry.second, name, key, depth + 1, nodes);
         value.where = where;
         result.entries.emplace_back(key, std::move(value));
       }
       break;
     default:
-      if (depth > 0) fail(result.where, "'" + parent + "' has no value; give one or leave the key out");
+      if (depth > 0) fail(result.where, "'" + parent + "' has an entry without a value");
       fail(name, "is empty; a recipe needs at least model, data and train");
   }
   return result;
