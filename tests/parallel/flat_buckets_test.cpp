@@ -20,11 +20,11 @@ at::Tensor numbers(const std::vector<int64_t>& shape, int64_t seed) {
   return ((torch::arange(count, torch::kLong) * 7 + seed * 13) % 31 - 15).to(torch::kFloat).reshape(shape);
 }
 
-struct Setup {
+struct Replica {
   std::vector<kernels::ParameterPtr> parameters;
   std::unique_ptr<FlatBuckets> buckets;
 
-  Setup(Communicator& dp, int64_t bucket_bytes) {
+  Replica(Communicator& dp, int64_t bucket_bytes) {
     std::vector<FlatBuckets::Item> items;
     for (size_t i = 0; i < kShapes.size(); ++i) {
       parameters.push_back(std::make_shared<kernels::Parameter>());
@@ -62,7 +62,7 @@ INSTANTIATE_TEST_SUITE_P(Bytes, Buckets, testing::Values(16, 400, 1 << 20));
 TEST_P(Buckets, SeveralRanksGiveTheWeightsOfOne) {
   const int rank = test_world().rank(), ranks = test_world().size();
   const auto self = make_self_communicator("dp");
-  Setup many(test_world(), GetParam()), one(*self, GetParam());
+  Replica many(test_world(), GetParam()), one(*self, GetParam());
   for (int step = 0; step < 3; ++step) {
     many.buckets->zero_gradients();
     one.buckets->zero_gradients();
@@ -95,8 +95,8 @@ TEST_P(Buckets, SeveralRanksGiveTheWeightsOfOne) {
 
 TEST_P(Buckets, SlicesOfAllRanksCoverEachBucketOnce) {
   const int ranks = test_world().size();
-  const Setup setup(test_world(), GetParam());
-  for (const auto& bucket : setup.buckets->buckets()) {
+  const Replica replica(test_world(), GetParam());
+  for (const auto& bucket : replica.buckets->buckets()) {
     at::Tensor owned = torch::zeros({bucket.value.numel()}, torch::kInt);
     owned.narrow(0, bucket.owned_begin, bucket.owned_end - bucket.owned_begin).fill_(1);
     test_world().all_reduce(owned)->wait();
@@ -107,16 +107,16 @@ TEST_P(Buckets, SlicesOfAllRanksCoverEachBucketOnce) {
 
 TEST(FlatBuckets, TellsWhenTheOverlapWasForgotten) {
   if (test_world().size() == 1) return;
-  Setup setup(test_world(), 400);
-  EXPECT_THROW(setup.buckets->finish_reduction(), InternalError);
+  Replica replica(test_world(), 400);
+  EXPECT_THROW(replica.buckets->finish_reduction(), InternalError);
 }
 
 TEST(FlatBuckets, LeavesTheParametersFreeWhenItGoes) {
-  Setup setup(test_world(), 400);
-  EXPECT_TRUE(setup.parameters[0]->trainable());
-  EXPECT_TRUE(static_cast<bool>(setup.parameters[0]->on_gradient));
-  setup.buckets.reset();
-  EXPECT_FALSE(static_cast<bool>(setup.parameters[0]->on_gradient));
+  Replica replica(test_world(), 400);
+  EXPECT_TRUE(replica.parameters[0]->trainable());
+  EXPECT_TRUE(static_cast<bool>(replica.parameters[0]->on_gradient));
+  replica.buckets.reset();
+  EXPECT_FALSE(static_cast<bool>(replica.parameters[0]->on_gradient));
 }
 
 }  // namespace
