@@ -15,7 +15,7 @@ struct AdamWStep {
 void adamw(float* weight, const float* gradient, float* exp_avg, float* exp_avg_sq, int64_t count,
            const AdamWStep& step);
 
-/// Sum of squares in double; the order of the sum does not depend on the number of threads.
+/// Sum of squares: short blocks in float32, the blocks in double. The order does not depend on the number of threads.
 double sum_of_squares(const float* x, int64_t count);
 
 }  // namespace tessera::kernels

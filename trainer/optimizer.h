@@ -17,7 +17,7 @@ class AdamW final {
  public:
   AdamW(parallel::FlatBuckets& buckets, const OptimizerConfig& config);
 
-  /// Sum of squares of the gradients this rank owns, in double.
+  /// Sum of squares of the gradients this rank owns.
   [[nodiscard]] double local_sum_of_squares() const;
   /// Updates the owned slices. `step` counts from 1; `gradient_scale` is the clipping factor.
   void step(double lr, int64_t step, double gradient_scale);
