@@ -63,21 +63,21 @@ TEST(Safetensors, ConvertsToTheDtypeAskedFor) {
 TEST(Safetensors, AFolderOfShardsReadsAsOne) {
   const TemporaryFolder folder;
   std::vector<TensorToWrite> list;
-  for (int i = 0; i < 5; ++i) list.push_back(to_write("t" + std::to_string(i), torch::full({10}, i)));
+  for (int i = 0; i < 5; ++i) list.push_back(to_write(std::to_string(i) + ".t", torch::full({10}, i)));
   write_safetensors_folder(folder.path(), "model", list, 2 * 10 * 8);  // two tensors of int64 a shard
   EXPECT_TRUE(std::filesystem::exists(folder / "model-00001-of-00003.safetensors"));
   EXPECT_FALSE(std::filesystem::exists(folder / "model.safetensors"));
   const json index = json::parse(read_text_file(folder / "model.safetensors.index.json"));
   EXPECT_EQ(index["metadata"]["total_size"], 5 * 10 * 8);
-  EXPECT_EQ(index["weight_map"]["t4"], "model-00003-of-00003.safetensors");
+  EXPECT_EQ(index["weight_map"]["4.t"], "model-00003-of-00003.safetensors");
 
   const SafetensorsFolder all(folder.path(), "model");
-  EXPECT_THAT(all.names(), testing::ElementsAre("t0", "t1", "t2", "t3", "t4"));
+  EXPECT_THAT(all.names(), testing::ElementsAre("0.t", "1.t", "2.t", "3.t", "4.t"));
   for (int i = 0; i < 5; ++i) {
-    const std::string name = "t" + std::to_string(i);
+    const std::string name = std::to_string(i) + ".t";
     EXPECT_TRUE(all.find(name)->view(name).equal(torch::full({10}, i)));
   }
-  EXPECT_EQ(all.find("t5"), nullptr);
+  EXPECT_EQ(all.find("5.t"), nullptr);
   EXPECT_EQ(all.hash(), SafetensorsFolder(folder.path(), "model").hash());
 }
 
