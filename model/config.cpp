@@ -73,14 +73,14 @@ RopeConfig read_rope(const json& object, const std::string& source) {
   return rope;
 }
 
-void refuse_unsupported(const json& object, const Reader& reader) {
+void refuse_unsupported(const Reader& reader) {
   const std::string activation = reader.text("hidden_act", "silu");
   if (activation != "silu") reader.fail("hidden_act", "'" + activation + "' is not supported; known: silu");
   if (reader.number("attention_dropout", 0) != 0) reader.fail("attention_dropout", "is not supported; set it to 0");
   if (reader.has("sliding_window") && reader.boolean("use_sliding_window", true))
     reader.fail("sliding_window", "is not supported");
   if (reader.has("quantization_config")) reader.fail("quantization_config", "is not supported; give unquantised weights");
-  if (object.value("pretraining_tp", 1) != 1) reader.fail("pretraining_tp", "other than 1 is not supported");
+  if (reader.integer("pretraining_tp", 1) != 1) reader.fail("pretraining_tp", "other than 1 is not supported");
 }
 
 }  // namespace
@@ -93,7 +93,7 @@ ModelConfig ModelConfig::from_json(const json& object, const std::string& source
   c.model_type = reader.text("model_type", "");
   if (c.model_type != "llama")
     throw ConfigError(source + ": model_type '" + c.model_type + "' is not supported; known: llama");
-  refuse_unsupported(object, reader);
+  refuse_unsupported(reader);
   c.vocab_size = reader.required("vocab_size");
   c.hidden_size = reader.required("hidden_size");
   c.intermediate_size = reader.required("intermediate_size");

@@ -1,6 +1,7 @@
 #include "trainer/resume.h"
 
 #include <array>
+#include <string_view>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -18,9 +19,10 @@ constexpr std::array kHarmless = {"name", "output", "train.steps", "train.sequen
                                   "communication.", "data.validation"};
 
 bool is_harmless(const std::string& key) {
-  for (const std::string prefix : kHarmless)
-    if (key == prefix || ((prefix.back() == '.' || key[prefix.size()] == '.' || key[prefix.size()] == '[') && key.rfind(prefix, 0) == 0))
-      return true;
+  for (const std::string_view prefix : kHarmless) {
+    if (!key.starts_with(prefix)) continue;
+    if (key.size() == prefix.size() || prefix.back() == '.' || key[prefix.size()] == '.' || key[prefix.size()] == '[') return true;
+  }
   return false;
 }
 
