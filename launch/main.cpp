@@ -42,7 +42,7 @@ bool under_mpirun() {
 }
 
 /// Without OMP_NUM_THREADS, local ranks that are not bound to cores of their own would each use them all.
-void choose_threads() {
+int num_threads() {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
   int cores = static_cast<int>(std::thread::hardware_concurrency());
@@ -50,7 +50,18 @@ void choose_threads() {
   const bool bound = cores < static_cast<int>(std::thread::hardware_concurrency());
   const int local_ranks = environment_number("OMPI_COMM_WORLD_LOCAL_SIZE", 1);
   const int fallback = bound ? cores : std::max(1, cores / std::max(1, local_ranks));
-  at::set_num_threads(std::max(1, environment_number("OMP_NUM_THREADS", fallback)));
+  return std::max(1, environment_number("OMP_NUM_THREADS", fallback));
+}
+
+/// libgomp lets a thread that waits spin for milliseconds; when another program takes a core, a run with two threads gets
+/// ten times slower. It reads its settings when it is loaded, so the program starts itself anew with a short spin.
+void wait_politely(char** argv) {
+  if (num_threads() == 1 || std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return;
+  ::setenv("GOMP_SPINCOUNT", "10000", 1);
+  ::execv(self.c_str(), argv);  // comes back only if it failed: then all goes on as it is
 }
 
 /// Large tensors come and go every step; returning them to the kernel each time would cost page faults.
@@ -129,6 +140,7 @@ int run_with_mpi(const Cli& cli) {
 }
 
 int main(int argc, char** argv) {
+  wait_politely(argv);
   std::signal(SIGUSR1, on_stop_signal);
   std::signal(SIGPIPE, SIG_IGN);
   Cli cli;
@@ -139,7 +151,7 @@ int main(int argc, char** argv) {
     return cli.app.exit(error);
   }
   keep_freed_memory();
-  choose_threads();
+  at::set_num_threads(num_threads());
   return under_mpirun() ? run_with_mpi(cli) : run_alone(cli);
 }
 
