@@ -16,9 +16,9 @@ function(tessera_test name)
   set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL})
 endfunction()
 
-# tessera_mpi_test(NAME RANKS n SOURCES ... LINK ...): the binary runs under mpirun; it brings MPI up in its own main.
+# tessera_mpi_test(NAME RANKS n... SOURCES ... LINK ...): the binary runs under mpirun; it brings MPI up in its own main.
 function(tessera_mpi_test name)
-  cmake_parse_arguments(ARG "" "RANKS" "SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "RANKS;SOURCES;LINK" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE tessera_options ${ARG_LINK} GTest::gtest GTest::gmock tessera_torch)
   target_precompile_headers(${name} REUSE_FROM tessera_pch)

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
 #include "kernels/threads.h"
 
@@ -46,7 +47,7 @@ Result run_chunks(const at::Tensor& hidden, const LinearSpec& head, const Target
     at::Tensor rstd;
     const at::Tensor u = norm ? rms_norm(x, head.norm->value, head.norm_eps, &rstd) : x;
     at::Tensor logits = logits_buffer.narrow(0, 0, n);
-    at::mm_out(logits, u, weight.t());
+    gemm(u, Transpose::kNo, weight, Transpose::kYes, logits);
     if (head.bias) logits.add_(head.bias->value);
     float* p = logits.data_ptr<float>();
     for_each_chunk(n, 1, [&](int64_t, int64_t first, int64_t last) {
@@ -54,9 +55,9 @@ Result run_chunks(const at::Tensor& hidden, const LinearSpec& head, const Target
                                    targets.weights.data() + begin + first, want_gradient, log_probs + begin + first);
     });
     if (!want_gradient) continue;
-    if (head.weight->trainable()) head.weight->gradient.addmm_(logits.t(), u);
+    if (head.weight->trainable()) gemm(logits, Transpose::kYes, u, Transpose::kNo, head.weight->gradient, 1.0, 1.0);
     if (head.bias && head.bias->trainable()) head.bias->gradient.add_(logits.sum(0));
-    at::Tensor du = at::mm(logits, weight);
+    at::Tensor du = product(logits, weight);
     if (norm) du = rms_norm_backward(du, x, head.norm->value, rstd, norm_trains ? head.norm->gradient : at::Tensor());
     result.d_rows.narrow(0, begin, n).copy_(du);
   }

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
 #include "kernels/swiglu.h"
 #include "kernels/threads.h"
@@ -30,32 +31,32 @@ at::Tensor apply_prologue(const at::Tensor& x, const LinearSpec& spec, at::Tenso
 }
 
 at::Tensor product_with_residual(const at::Tensor& u, const LinearSpec& spec, const at::Tensor& residual) {
-  const at::Tensor weight_t = spec.weight->value.t();
-  if (residual.defined() && spec.bias) return at::add(residual, spec.bias->value).addmm_(u, weight_t);
-  if (residual.defined()) return at::addmm(residual, u, weight_t);
-  if (spec.bias) return at::addmm(spec.bias->value, u, weight_t);
-  return at::mm(u, weight_t);
+  const at::Tensor& weight = spec.weight->value;
+  at::Tensor y = residual.defined() ? residual.clone() : at::empty({u.size(0), weight.size(0)}, u.options());
+  gemm(u, Transpose::kNo, weight, Transpose::kYes, y, 1.0, residual.defined() ? 1.0 : 0.0);
+  if (spec.bias) y.add_(spec.bias->value);
+  return y;
 }
 
 void add_adapters(const at::Tensor& u, const LinearSpec& spec, at::Tensor& y) {
   for (const auto& slice : spec.adapters) {
-    const at::Tensor low = at::mm(u, slice.a->value.t());
-    y.slice(1, slice.out_begin, slice.out_end).addmm_(low, slice.b->value.t(), 1.0, slice.scale);
+    const at::Tensor low = product_with_transposed(u, slice.a->value);
+    gemm(low, Transpose::kNo, slice.b->value, Transpose::kYes, y.slice(1, slice.out_begin, slice.out_end), slice.scale, 1.0);
   }
 }
 
 void adapters_backward(const at::Tensor& dy, const at::Tensor& u, const LinearSpec& spec, at::Tensor& du) {
   for (const auto& slice : spec.adapters) {
     const at::Tensor dy_slice = dy.slice(1, slice.out_begin, slice.out_end);
-    const at::Tensor d_low = at::mm(dy_slice, slice.b->value).mul_(slice.scale);
+    const at::Tensor d_low = product(dy_slice, slice.b->value).mul_(slice.scale);
     if (slice.b->trainable()) {
-      const at::Tensor low = at::mm(u, slice.a->value.t());
-      slice.b->gradient.addmm_(dy_slice.t(), low, 1.0, slice.scale);
+      const at::Tensor low = product_with_transposed(u, slice.a->value);
+      gemm(dy_slice, Transpose::kYes, low, Transpose::kNo, slice.b->gradient, slice.scale, 1.0);
       slice.b->gradient_added();
-      slice.a->gradient.addmm_(d_low.t(), u);
+      gemm(d_low, Transpose::kYes, u, Transpose::kNo, slice.a->gradient, 1.0, 1.0);
       slice.a->gradient_added();
     }
-    if (du.defined()) du.addmm_(d_low, slice.a->value);
+    if (du.defined()) gemm(d_low, Transpose::kNo, slice.a->value, Transpose::kNo, du, 1.0, 1.0);
   }
 }
 
@@ -83,7 +84,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     const bool needs_input = spec.weight->trainable() || !spec.adapters.empty();
     const at::Tensor u = needs_input ? apply_prologue(x, spec, nullptr) : at::Tensor();
     if (spec.weight->trainable()) {
-      spec.weight->gradient.addmm_(dy.t(), u);
+      gemm(dy, Transpose::kYes, u, Transpose::kNo, spec.weight->gradient, 1.0, 1.0);
       spec.weight->gradient_added();
     }
     if (spec.bias && spec.bias->trainable()) {
@@ -92,7 +93,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     }
     const bool norm_trains = spec.prologue == Prologue::kRmsNorm && spec.norm->trainable();
     at::Tensor du;
-    if (ctx->needs_input_grad(0) || norm_trains) du = at::mm(dy, spec.weight->value);
+    if (ctx->needs_input_grad(0) || norm_trains) du = product(dy, spec.weight->value);
     adapters_backward(dy, u, spec, du);
     at::Tensor dx = du;
     if (du.defined() && spec.prologue == Prologue::kRmsNorm) {

@@ -2,7 +2,6 @@
 #include <unistd.h>
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/rand.h>
 
 #include <chrono>
@@ -14,6 +13,8 @@
 #include "core/error.h"
 #include "core/text.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/onednn_gemm.h"
+#include "kernels/gemm.h"
 #include "launch/app.h"
 
 namespace tessera::launch {
@@ -39,7 +40,7 @@ bool on_path(const std::string& program) {
 }
 
 void check_machine() {
-  line("ok", detail::concat(cpu_name(), ", ", std::thread::hardware_concurrency(), " cores, kernels for ",
+  line("ok", detail::concat(cpu_name(), ", ", std::thread::hardware_concurrency(), " cores, matrix products by ", kernels::gemm_library(), ", kernels for ",
                             std::string(kernels::kernel_table().name).substr(4), ", ", at::get_num_threads(), " threads in this process"));
   const int64_t memory = int64_t{::sysconf(_SC_PHYS_PAGES)} * ::sysconf(_SC_PAGE_SIZE);
   line(memory < (int64_t{8} << 30) ? "warn" : "ok", format_bytes(memory) + " of memory");
@@ -57,17 +58,19 @@ void check_tools() {
   } else {
     line("missing", "mpirun: install Open MPI (Debian: apt-get install openmpi-bin) to train on more than one process");
   }
+  if (!kernels::onednn_available())
+    line("missing", "oneDNN (libdnnl.so.2): on processors that are not Intel's it multiplies faster (Debian: apt-get install libdnnl2)");
   const bool gpu = ::access("/dev/nvidia0", F_OK) == 0;
   line("ok", gpu ? "a GPU is there; this build computes on the CPU" : "no GPU; this build computes on the CPU");
 }
 
 void measure() {
   const at::Tensor a = at::rand({2048, 2048}), b = at::rand({2048, 2048});
-  at::Tensor c = at::mm(a, b);
+  at::Tensor c = kernels::product(a, b);
   double best = 1e9;
   for (int i = 0; i < 5; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    at::mm_out(c, a, b);
+    kernels::gemm(a, kernels::Transpose::kNo, b, kernels::Transpose::kNo, c);
     best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   char text[96];

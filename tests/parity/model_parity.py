@@ -139,6 +139,11 @@ def greedy(folder, scratch, prompts, new_tokens, batch):
     check(f"greedy generation of {len(prompts)} prompts: completions that differ", different, 0)
 
 
+def tokens_of(text):
+    from transformers import AutoTokenizer
+    return AutoTokenizer.from_pretrained(DEMO)(text)["input_ids"]
+
+
 def chats(count):
     from transformers import AutoTokenizer
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
@@ -171,7 +176,11 @@ def main():
         scratch = root / "smollm2"
         scratch.mkdir()
         prompts = chats(20 if FULL else 4)
-        check("SmolLM2: log-probabilities", max_logprob_difference(load(DEMO), DEMO, prompts + [documents[0]["tokens"]], scratch), 1e-4)
+        text = tokens_of((Path(__file__).parents[2] / "tests" / "parity" / "tessera.py").read_text())[:400]
+        check("SmolLM2: log-probabilities of chats and text", max_logprob_difference(load(DEMO), DEMO, prompts + [text], scratch), 1e-4)
+        # On random tokens the logits are so large that float32 transformers is itself up to 1e-4 off: compare with float64.
+        check("SmolLM2: log-probabilities of random tokens, against float64", max_logprob_difference(
+            load(DEMO, torch.float64), DEMO, [d["tokens"] for d in documents], scratch), 1e-4)
         greedy(DEMO, scratch, prompts, 48 if FULL else 24, batch=8)
         if FULL:
             for packing in (False, True):

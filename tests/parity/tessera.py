@@ -42,7 +42,7 @@ def read_jsonl(path):
 # Grouped heads, head_dim other than hidden / heads, tied and untied heads, biases, shards, dtypes.
 VARIANTS = {
     "grouped": dict(),
-    "wide-heads": dict(head_dim=32, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True),
+    "wide-heads": dict(head_dim=24, num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=True),
     "biased": dict(attention_bias=True, mlp_bias=True, num_key_value_heads=1),
     "multi-head": dict(num_key_value_heads=4, rms_norm_eps=1e-5, rope_theta=500000.0, tie_word_embeddings=True),
     "llama3-rope": dict(rope_parameters=dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0,
@@ -65,20 +65,20 @@ def make_variant(name, folder):
             if key.endswith("bias") or "norm" in key:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     if name == "bfloat16":
-        model = model.to(torch.bfloat16)
+        model = model.to(torch.bfloat16)  # rounds the rotary frequencies too: the reference is loaded from the folder
     model.save_pretrained(folder, max_shard_size="2MB" if name == "sharded" else "5GB")
     for companion in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(DEMO / companion, folder)
-    return model.float().eval()
+    return load(folder)
 
 
-def load(folder):
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+def load(folder, dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
 
 
 def reference_logprobs(model, ids):
     with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0].float()
+        logits = model(torch.tensor([ids])).logits[0]
     return torch.log_softmax(logits, -1)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
 
 

@@ -1,0 +1,24 @@
+// Single-precision matrix products. Which library multiplies is decided by the processor: LibTorch's MKL is the fastest on
+// Intel, but takes its AVX2 path on others; oneDNN uses what the processor has (on an AVX-512 EPYC twice the speed).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace tessera::kernels {
+
+enum class Transpose { kNo, kYes };
+
+/// c = alpha * op(a) op(b) + beta * c. Two-dimensional float32 tensors with contiguous rows (any row stride).
+void gemm(const at::Tensor& a, Transpose transpose_a, const at::Tensor& b, Transpose transpose_b, at::Tensor c, double alpha = 1.0,
+          double beta = 0.0);
+
+/// x w^T as a new tensor. x: [m, k], w: [n, k].
+at::Tensor product_with_transposed(const at::Tensor& x, const at::Tensor& w);
+
+/// x w as a new tensor. x: [m, n], w: [n, k].
+at::Tensor product(const at::Tensor& x, const at::Tensor& w);
+
+/// The library in use, for reports: "oneDNN" or "LibTorch".
+const char* gemm_library();
+
+}  // namespace tessera::kernels
