@@ -82,9 +82,9 @@ void make_rows(Source& source, const DataConfig& config) {
     }
   }
   if (source.skipped > 0) {
-    log::warn("{}: {} of {} samples are longer than data.sequence_length = {} and skipped",
-              source.store.path().string(), source.skipped, source.store.num_documents(),
-              config.sequence_length);
+    log::warn(source.store.path().string(), ": ", source.skipped, " of ",
+              source.store.num_documents(), " samples are longer than data.sequence_length = ",
+              config.sequence_length, " and skipped");
   }
   if (config.packing) {
     std::vector<int32_t> lengths;

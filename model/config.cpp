@@ -80,7 +80,7 @@ void refuse_unsupported(const json& object, const Reader& reader) {
   if (reader.has("sliding_window") && reader.boolean("use_sliding_window", true))
     reader.fail("sliding_window", "is not supported");
   if (reader.has("quantization_config")) reader.fail("quantization_config", "is not supported; give unquantised weights");
-  if (object.value("pretraining_tp", 1) != 1) reader.fail("pretraining_tp", "other than 1 is not supported");
+  if (reader.integer("pretraining_tp", 1) != 1) reader.fail("pretraining_tp", "other than 1 is not supported");
 }
 
 }  // namespace

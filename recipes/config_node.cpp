@@ -1,5 +1,6 @@
 #include "recipes/config_node.h"
 
+#include <yaml-cpp/depthguard.h>
 #include <yaml-cpp/yaml.h>
 
 #include <cstdlib>
@@ -41,6 +42,7 @@ ConfigNode convert(const YAML::Node& node, const std::string& name, const std::s
         const std::string where = place(entry.first.Mark(), name);
         if (const ConfigNode* first = result.find(key); first != nullptr)
           fail(where, "'" + key + "' is given twice (first at " + first->where + ")");
+        if (!entry.second.IsDefined() || entry.second.IsNull()) fail(where, "'" + key + "' has no value; give one or leave the key out");
         ConfigNode value = convert(entry.second, name, key, depth + 1, nodes);
         value.where = where;
         result.entries.emplace_back(key, std::move(value));
@@ -130,6 +132,8 @@ ConfigNode parse_config(const std::string& text, const std::string& name) {
   YAML::Node node;
   try {
     node = YAML::Load(text);
+  } catch (const YAML::DeepRecursion&) {
+    fail(name, "nested too deeply or too large for a recipe");
   } catch (const YAML::Exception& error) {
     fail(place(error.mark, name), "not valid YAML: " + error.msg);
   }
