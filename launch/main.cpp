@@ -103,7 +103,11 @@ struct Cli {
 
 /// What the user is told: LibTorch's errors without their stack traces.
 std::string message_of(const std::exception& error) {
-  if (const auto* torch_error = dynamic_cast<const c10::Error*>(&error)) return torch_error->what_without_backtrace();
+  if (const auto* torch_error = dynamic_cast<const c10::Error*>(&error)) {
+    const std::string message = torch_error->what_without_backtrace();
+    const size_t memory = message.find("you tried to allocate");
+    return memory == std::string::npos ? message : "out of memory: " + message.substr(memory);
+  }
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return "out of memory";
   return error.what();
 }

@@ -144,6 +144,8 @@ case("warning: long samples skipped", "1 of 4 samples are longer than data.seque
     lambda s: s.line({"text": "a" * 300}, data={"overlong": "skip"}))
 case("recipe: LoRA target that does not exist", "target_modules", "q_prj", "known: ", "q_proj")(
     lambda s: s.train("model.lora.target_modules=[q_prj]"))
+case("recipe: enormous LoRA rank", "model.lora.r", "at most")(lambda s: s.train("model.lora.r=100000000000"))
+case("recipe: enormous step", "train.sequences_per_step", "at most")(lambda s: s.train("train.sequences_per_step=100000000000"))
 case("recipe: LoRA rank 0", "model.lora.r", "positive")(lambda s: s.train("model.lora.r=0"))
 case("recipe: model path missing", "nowhere", "model.path")(lambda s: s.train(f"model.path={s.root}/nowhere"))
 case("recipe: fresh weights with a broken config", "model.config", "hidden_size")(lambda s: s.yaml(MINIMAL.replace(
@@ -298,7 +300,12 @@ case("config.json: sliding window", "config.json", "sliding_window", "not suppor
 case("config.json: unsupported activation", "config.json", "hidden_act", "gelu")(lambda s: s.with_config(hidden_act="gelu"))
 case("config.json: size missing", "config.json", "hidden_size", "is missing")(lambda s: s.with_config(hidden_size=None))
 case("config.json: negative size", "config.json", "num_hidden_layers", "positive")(lambda s: s.with_config(num_hidden_layers=-1))
-case("config.json: enormous size", "config.json")(lambda s: s.with_config(hidden_size=2**31 - 2, intermediate_size=2**31))
+case("config.json: enormous size", "memory")(lambda s: s.with_config(hidden_size=2**31 - 2, intermediate_size=2**31))
+case("config.json: more than any memory", "out of memory")(lambda s: s.with_config(vocab_size=2**31, hidden_size=2**20))
+case("config.json: negative epsilon", "config.json", "rms_norm_eps", "0 or more")(lambda s: s.with_config(rms_norm_eps=-1))
+case("config.json: RoPE of base 0", "config.json", "rope_theta", "positive")(lambda s: s.with_config(rope_theta=0))
+case("config.json: RoPE factor 0", "config.json", "factor", "positive")(lambda s: s.with_config(
+    rope_scaling={"rope_type": "llama3", "factor": 0, "original_max_position_embeddings": 64}))
 case("config.json: many layers", "lacks")(lambda s: s.with_config(num_hidden_layers=7))
 case("config.json: heads that do not divide", "config.json", "num_key_value_heads", "must divide")(lambda s: s.with_config(num_key_value_heads=3))
 case("config.json: odd head_dim", "config.json", "head_dim", "even")(lambda s: s.with_config(head_dim=7))
