@@ -4,6 +4,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/progress.h"
+#include "data/unicode.h"
 #include "inference/engine.h"
 #include "launch/generation_options.h"
 
@@ -35,6 +36,7 @@ Command generate_command(CLI::App& cli) {
   add_sampling_options(cli, options->sampling, options->batch);
   return [options](App& app) {
     options->sampling.validate();
+    if (!data::is_valid_utf8(options->prompt)) throw ConfigError("--prompt is not UTF-8");
     if (options->prompt.empty() == options->input.empty()) throw ConfigError("give either --prompt TEXT or --input FILE");
     std::vector<JsonLine> lines;
     if (!options->input.empty()) lines = read_jsonl(options->input);

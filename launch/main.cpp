@@ -4,15 +4,19 @@
 #include <unistd.h>
 
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <thread>
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/text.h"
 #include "launch/app.h"
 #include "parallel/mpi_communicator.h"
 
@@ -96,6 +100,11 @@ struct Cli {
     CLI::App* sub = app.add_subcommand(name, description);
     commands.emplace_back(sub, make(*sub));
   }
+  [[nodiscard]] std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const auto& [sub, command] : commands) names.push_back(sub->get_name());
+    return names;
+  }
   [[nodiscard]] const Command& chosen() const {
     for (const auto& [sub, command] : commands)
       if (sub->parsed()) return command;
@@ -103,9 +112,20 @@ struct Cli {
   }
 };
 
-void complain(const char* message, int rank, int world_size) {
+/// What the user is told: LibTorch's errors without their stack traces.
+std::string message_of(const std::exception& error) {
+  if (const auto* torch_error = dynamic_cast<const c10::Error*>(&error)) {
+    const std::string message = torch_error->what_without_backtrace();
+    const size_t memory = message.find("you tried to allocate");
+    return memory == std::string::npos ? message : "out of memory: " + message.substr(memory);
+  }
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return "out of memory";
+  return error.what();
+}
+
+void complain(const std::exception& error, int rank, int world_size) {
   const std::string prefix = world_size > 1 ? "rank " + std::to_string(rank) + ": " : "";
-  std::fprintf(stderr, "tessera: %serror: %s\n", prefix.c_str(), message);
+  std::fprintf(stderr, "tessera: %serror: %s\n", prefix.c_str(), message_of(error).c_str());
   std::fflush(stderr);
 }
 
@@ -121,7 +141,7 @@ int run_alone(const Cli& cli) {
   try {
     return run(cli, *parallel::make_self_communicator(), [](double) {});
   } catch (const std::exception& error) {
-    complain(error.what(), 0, 1);
+    complain(error, 0, 1);
     return 1;
   }
 }
@@ -134,7 +154,7 @@ int run_with_mpi(const Cli& cli) {
   } catch (const std::exception& error) {
     // A mistake in the recipe throws on every rank: rank 0 gets the first word, the others speak if it has nothing to say.
     if (context.rank() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    complain(error.what(), context.rank(), context.size());
+    complain(error, context.rank(), context.size());
     context.abort(1);
   }
 }
@@ -146,6 +166,15 @@ int main(int argc, char** argv) {
   Cli cli;
   try {
     cli.app.parse(argc, argv);
+  } catch (const CLI::RequiredError& error) {
+    const auto names = cli.names();
+    const bool first_is_command = argc > 1 && std::find(names.begin(), names.end(), argv[1]) != names.end();
+    if (environment_number("OMPI_COMM_WORLD_RANK", 0) > 0) return error.get_exit_code();
+    if (argc < 2 || argv[1][0] == '-' || first_is_command) return cli.app.exit(error);
+    const std::string near = nearest_name(argv[1], names);
+    std::fprintf(stderr, "tessera: error: there is no command '%s'; %s\n", argv[1],
+                 near.empty() ? "tessera --help lists them" : ("did you mean '" + near + "'?").c_str());
+    return error.get_exit_code();
   } catch (const CLI::ParseError& error) {
     if (environment_number("OMPI_COMM_WORLD_RANK", 0) > 0) return error.get_exit_code();
     return cli.app.exit(error);
@@ -162,7 +191,7 @@ int main(int argc, char** argv) {
   try {
     return tessera::launch::main(argc, argv);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "tessera: error: %s\n", error.what());
+    tessera::launch::complain(error, 0, 1);
     return 1;
   }
 }

@@ -105,6 +105,9 @@ void Trainer::load_model() {
   if (data_.tokenizer->vocab_size() > model_->config().vocab_size)
     throw ConfigError(detail::concat("the tokenizer has ", data_.tokenizer->vocab_size(), " tokens, the model's vocab_size is ",
                                      model_->config().vocab_size, "; use the tokenizer that belongs to the model"));
+  if (config_.data.sequence_length > model_->config().max_position_embeddings)
+    log::warn("data.sequence_length = ", config_.data.sequence_length, " is more than the model's max_position_embeddings = ",
+              model_->config().max_position_embeddings, ": longer documents would train positions that it does not know");
   if (source.lora) model::add_adapters(*model_, *source.lora, config_.seed);
   std::vector<parallel::FlatBuckets::Item> trained;
   if (source.lora) {
