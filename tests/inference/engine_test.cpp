@@ -1,0 +1,178 @@
+#include "inference/engine.h"
+
+#include "core/error.h"
+#include "model/kv_cache.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+namespace tessera::inference {
+namespace {
+
+using test::full_logits;
+using test::tiny_config;
+using test::tiny_model;
+
+// Of different lengths, one of a single token.
+const std::vector<std::vector<int32_t>> kPrompts = {{1, 2, 3, 4, 5}, {36}, {7, 7, 7}, {0, 10, 20, 30, 11, 21, 31, 12, 22}, {5, 4}};
+
+nlohmann::json with(const std::string& key, const nlohmann::json& value) {
+  nlohmann::json config = tiny_config();
+  config[key] = value;
+  return config;
+}
+
+double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
+  return ((actual.to(torch::kDouble) - expected).abs().max() / expected.abs().max()).item<double>();
+}
+
+class CachedDecoding : public testing::TestWithParam<nlohmann::json> {};
+
+// Prefills all prompts at once, then decodes 70 tokens each, so that the cache grows; every logit against a full forward.
+TEST_P(CachedDecoding, GivesTheLogitsOfAFullForward) {
+  const auto model = tiny_model(GetParam());
+  const auto& config = model->config();
+  const auto count = static_cast<int64_t>(kPrompts.size());
+  model::KvCache cache(config.num_hidden_layers, count, 2 * config.num_key_value_heads * config.head_dim);
+  std::vector<std::vector<int32_t>> sequences = kPrompts;
+  std::vector<int32_t> tokens, positions;
+  std::vector<Segment> segments;
+  std::vector<int64_t> slots;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    segments.push_back({static_cast<int64_t>(tokens.size()), static_cast<int64_t>(sequences[i].size()), 0, -1});
+    for (size_t t = 0; t < sequences[i].size(); ++t) positions.push_back(static_cast<int32_t>(t));
+    tokens.insert(tokens.end(), sequences[i].begin(), sequences[i].end());
+    slots.push_back(count - 1 - static_cast<int64_t>(i));  // not in order
+  }
+  at::Tensor logits = model->prefill(torch::tensor(tokens, torch::kInt), torch::tensor(positions, torch::kInt), segments, slots, cache);
+  for (int step = 0; step <= 70; ++step) {
+    ASSERT_EQ(logits.size(0), count);
+    std::vector<int32_t> next;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      if (step % 10 == 0) {
+        const at::Tensor full = full_logits(*model, sequences[i]);
+        EXPECT_LT(relative_error(logits[static_cast<int64_t>(i)], full[full.size(0) - 1]), 1e-5) << "sequence " << i << " step " << step;
+      }
+      EXPECT_EQ(cache.length(slots[i]), static_cast<int64_t>(sequences[i].size()));
+      next.push_back(static_cast<int32_t>((7 * step + 11 * static_cast<int>(i)) % 37));
+      sequences[i].push_back(next.back());
+    }
+    logits = model->decode(torch::tensor(next, torch::kInt), slots, cache);
+  }
+  EXPECT_GE(cache.capacity(), 80);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, CachedDecoding,
+                         testing::Values(tiny_config(), with("num_key_value_heads", 4), with("num_key_value_heads", 1), with("tie_word_embeddings", false),
+                                         with("attention_bias", true), with("mlp_bias", true)),
+                         [](const auto& info) { return "variant_" + std::to_string(info.index); });
+
+/// Greedy completion by full forwards.
+std::vector<int32_t> reference_greedy(model::CausalLM& model, std::vector<int32_t> sequence, int count) {
+  std::vector<int32_t> added;
+  for (int i = 0; i < count; ++i) {
+    const at::Tensor logits = full_logits(model, sequence);
+    added.push_back(static_cast<int32_t>(logits[logits.size(0) - 1].argmax().item<int64_t>()));
+    sequence.push_back(added.back());
+  }
+  return added;
+}
+
+TEST(Engine, GreedyTakesTheLikeliestTokens) {
+  const auto model = tiny_model();
+  const auto results = Engine(*model).generate(kPrompts, {.temperature = 0, .max_new_tokens = 12});
+  ASSERT_EQ(results.size(), kPrompts.size());
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    EXPECT_EQ(results[i].tokens, reference_greedy(*model, kPrompts[i], 12)) << i;
+    EXPECT_EQ(results[i].finish_reason, "length");
+  }
+}
+
+std::vector<std::vector<int32_t>> many_prompts() {
+  std::vector<std::vector<int32_t>> prompts;
+  for (int i = 0; i < 17; ++i) {
+    prompts.emplace_back();
+    for (int t = 0; t <= i * 5 % 11; ++t) prompts.back().push_back((3 * i + 5 * t) % 37);
+  }
+  return prompts;
+}
+
+TEST(Engine, RefilledSlotsGiveTheCompletionsOfOneByOne) {
+  const auto model = tiny_model();
+  const auto prompts = many_prompts();
+  SamplingConfig sampling{.temperature = 0, .max_new_tokens = 15, .stop_ids = {4, 9, 17}};  // they end at different times
+  const auto together = Engine(*model, 3).generate(prompts, sampling);
+  int stopped = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const auto alone = Engine(*model, 1).generate({prompts[i]}, sampling);
+    EXPECT_EQ(together[i].tokens, alone[0].tokens) << i;
+    EXPECT_EQ(together[i].finish_reason, alone[0].finish_reason) << i;
+    stopped += together[i].finish_reason == "stop";
+  }
+  EXPECT_GT(stopped, 0);
+}
+
+TEST(Engine, SamplingDoesNotDependOnTheBatch) {
+  const auto model = tiny_model();
+  const auto prompts = many_prompts();
+  const SamplingConfig sampling{.temperature = 0.8, .top_p = 0.95, .top_k = 20, .max_new_tokens = 10, .seed = 3};
+  const auto one = Engine(*model, 1).generate(prompts, sampling, 100);
+  for (const int64_t batch : {2, 5, 32}) {
+    const auto many = Engine(*model, batch).generate(prompts, sampling, 100);
+    for (size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(many[i].tokens, one[i].tokens) << i << " of a batch of " << batch;
+  }
+  // A share of the prompts, numbered as within the whole, as the ranks of a job do.
+  const std::vector<std::vector<int32_t>> tail(prompts.begin() + 10, prompts.end());
+  const auto rest = Engine(*model, 4).generate(tail, sampling, 110);
+  for (size_t i = 0; i < tail.size(); ++i) EXPECT_EQ(rest[i].tokens, one[i + 10].tokens);
+  SamplingConfig other = sampling;
+  other.seed = 4;
+  int differ = 0;
+  const auto reseeded = Engine(*model, 4).generate(prompts, other, 100);
+  for (size_t i = 0; i < prompts.size(); ++i) differ += reseeded[i].tokens != one[i].tokens;
+  EXPECT_GT(differ, 10);
+}
+
+TEST(Engine, AStopIdEndsTheTextAndIsNotPartOfIt) {
+  const auto model = tiny_model();
+  const auto free = Engine(*model).generate({kPrompts[0]}, {.temperature = 0, .max_new_tokens = 8})[0].tokens;
+  const int32_t stop = free[4];
+  const auto first = static_cast<size_t>(std::find(free.begin(), free.end(), stop) - free.begin());
+  const auto stopped = Engine(*model).generate({kPrompts[0]}, {.temperature = 0, .max_new_tokens = 8, .stop_ids = {stop}})[0];
+  EXPECT_EQ(stopped.finish_reason, "stop");
+  EXPECT_EQ(stopped.tokens, std::vector<int32_t>(free.begin(), free.begin() + static_cast<std::ptrdiff_t>(first)));
+}
+
+TEST(Engine, ASequenceEndsAtTheModelsLength) {
+  const auto model = tiny_model(with("max_position_embeddings", 12));
+  const auto results = Engine(*model).generate({{1, 2, 3}, std::vector<int32_t>(11, 5), std::vector<int32_t>(12, 5)},
+                                               {.temperature = 0, .max_new_tokens = 100});
+  EXPECT_EQ(results[0].tokens.size(), 9u);
+  EXPECT_EQ(results[1].tokens.size(), 1u);
+  EXPECT_EQ(results[2].tokens.size(), 1u);  // what follows the last position is sampled, and goes nowhere
+  for (const auto& result : results) EXPECT_EQ(result.finish_reason, "length");
+}
+
+TEST(Engine, TellsProgressAndRefusesAnEmptyPrompt) {
+  const auto model = tiny_model();
+  std::vector<int64_t> heard;
+  (void)Engine(*model, 2).generate(kPrompts, {.temperature = 0, .max_new_tokens = 2}, 0, [&](int64_t done) { heard.push_back(done); });
+  EXPECT_THAT(heard, testing::ElementsAre(1, 2, 3, 4, 5));
+  EXPECT_TRUE(Engine(*model).generate({}, {}).empty());
+  EXPECT_THROW((void)Engine(*model).generate({{}}, {}), InternalError);
+}
+
+TEST(Engine, ScoresAreTheLogProbabilitiesOfAFullForward) {
+  const auto model = tiny_model(with("tie_word_embeddings", false));
+  const auto scores = Engine(*model).score(kPrompts);
+  ASSERT_EQ(scores.size(), kPrompts.size());
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    ASSERT_EQ(scores[i].size(), kPrompts[i].size());
+    EXPECT_TRUE(std::isnan(scores[i][0]));
+    const at::Tensor log_probs = full_logits(*model, kPrompts[i]).log_softmax(-1);
+    for (size_t t = 1; t < kPrompts[i].size(); ++t)
+      EXPECT_NEAR(scores[i][t], log_probs[static_cast<int64_t>(t) - 1][kPrompts[i][t]].item<double>(), 1e-5) << i << " " << t;
+  }
+}
+
+}  // namespace
+}  // namespace tessera::inference

@@ -1,0 +1,125 @@
+#include "model/lora.h"
+
+#include "core/error.h"
+#include "core/file.h"
+#include "model/hf_folder.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+namespace tessera::model {
+namespace {
+
+using nlohmann::json;
+using test::hidden_states;
+using test::message_of;
+using test::TemporaryFolder;
+using test::tiny_config;
+using test::tiny_model;
+
+const std::vector<std::vector<int32_t>> kTexts = {{1, 5, 9, 2, 36, 0, 7}};
+const LoraConfig kLora = {.r = 3, .alpha = 6, .target_modules = {"q_proj", "v_proj", "up_proj", "down_proj"}};
+
+void randomize_b(CausalLM& model) {
+  auto generator = at::detail::createCPUGenerator(5);
+  for (const auto& weight : model.adapter_weights())
+    if (weight.name.ends_with("lora_B.weight")) weight.view().copy_(at::randn(weight.shape, generator, at::kFloat).mul_(0.2));
+}
+
+TEST(Lora, FreshAdaptersChangeNothing) {
+  at::NoGradGuard no_grad;
+  const auto model = tiny_model();
+  const at::Tensor before = hidden_states(*model, kTexts);
+  add_adapters(*model, kLora, 7);
+  EXPECT_TRUE(hidden_states(*model, kTexts).equal(before));
+  merge_adapters(*model);
+  EXPECT_TRUE(hidden_states(*model, kTexts).equal(before));
+  EXPECT_TRUE(model->adapter_weights().empty());
+}
+
+TEST(Lora, AdaptersHavePeftsNamesAndShapes) {
+  const auto model = tiny_model();
+  add_adapters(*model, kLora, 7);
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const auto& weight : model->adapter_weights()) shapes[weight.name] = weight.shape;
+  EXPECT_EQ(shapes.size(), 2u * 4 * 2);
+  const std::string p = "base_model.model.model.layers.1.";
+  EXPECT_THAT(shapes.at(p + "self_attn.q_proj.lora_A.weight"), testing::ElementsAre(3, 16));
+  EXPECT_THAT(shapes.at(p + "self_attn.q_proj.lora_B.weight"), testing::ElementsAre(24, 3));
+  EXPECT_THAT(shapes.at(p + "self_attn.v_proj.lora_B.weight"), testing::ElementsAre(12, 3));
+  EXPECT_THAT(shapes.at(p + "mlp.down_proj.lora_A.weight"), testing::ElementsAre(3, 24));
+  for (const auto& weight : model->adapter_weights()) {
+    if (weight.name.ends_with("lora_B.weight")) continue;
+    const double bound = 1.0 / std::sqrt(static_cast<double>(weight.shape[1]));
+    EXPECT_LE(weight.view().abs().max().item<double>(), bound) << weight.name;
+    EXPECT_GT(weight.view().abs().max().item<double>(), bound / 2) << weight.name;
+  }
+}
+
+TEST(Lora, MergingEqualsTheExplicitSum) {
+  at::NoGradGuard no_grad;
+  const auto model = tiny_model();
+  std::map<std::string, at::Tensor> expected;
+  for (const auto& weight : model->weights()) expected[weight.name] = weight.view().to(torch::kDouble);
+  add_adapters(*model, kLora, 7);
+  randomize_b(*model);
+  std::map<std::string, at::Tensor> adapters;
+  for (const auto& weight : model->adapter_weights()) adapters[weight.name] = weight.view().to(torch::kDouble);
+  for (const auto& [name, a] : adapters) {
+    if (!name.ends_with(".lora_A.weight")) continue;
+    const std::string stem = name.substr(0, name.size() - std::string(".lora_A.weight").size());
+    expected.at(stem.substr(std::string("base_model.model.").size()) + ".weight") += 2.0 * adapters.at(stem + ".lora_B.weight").mm(a);
+  }
+  const at::Tensor adapted = hidden_states(*model, kTexts);
+  merge_adapters(*model);
+  for (const auto& weight : model->weights())
+    EXPECT_LT((weight.view() - expected.at(weight.name)).abs().max().item<double>(), 1e-6) << weight.name;
+  const at::Tensor merged = hidden_states(*model, kTexts);
+  EXPECT_LT((merged - adapted).abs().max().item<double>(), 1e-4 * adapted.abs().max().item<double>());
+  EXPECT_GT((merged - hidden_states(*tiny_model(), kTexts)).abs().max().item<double>(), 1e-2);
+}
+
+TEST(Lora, APeftFolderLoadsMerged) {
+  at::NoGradGuard no_grad;
+  const TemporaryFolder base, adapter;
+  const auto model = tiny_model();
+  save_weights(*model, base.path(), at::kFloat);
+  add_adapters(*model, kLora, 7);
+  randomize_b(*model);
+  save_adapter(*model, kLora, base.path().string(), adapter.path());
+  EXPECT_EQ(base_folder(adapter.path()), base.path());
+  EXPECT_EQ(base_folder(base.path()), base.path());
+  merge_adapters(*model);
+  const auto loaded = load_model(adapter.path());
+  const auto left = model->weights(), right = loaded->weights();
+  for (size_t i = 0; i < left.size(); ++i) EXPECT_TRUE(left[i].view().equal(right[i].view())) << left[i].name;
+
+  json config = json::parse(read_text_file(adapter / "adapter_config.json"));
+  const auto with = [&](const char* key, const json& value) {
+    json changed = config;
+    changed[key] = value;
+    write_file_atomically(adapter / "adapter_config.json", changed.dump());
+    return message_of<ConfigError>([&] { (void)load_model(adapter.path()); });
+  };
+  EXPECT_THAT(with("peft_type", "IA3"), testing::HasSubstr("'peft_type' must be LORA"));
+  EXPECT_THAT(with("use_dora", true), testing::HasSubstr("'use_dora' is not supported"));
+  EXPECT_THAT(with("rank_pattern", {{"q_proj", 4}}), testing::HasSubstr("'rank_pattern' is not supported"));
+  EXPECT_THAT(with("base_model_name_or_path", "/no/such/base"), testing::HasSubstr("nothing is downloaded"));
+  EXPECT_THAT(with("r", 5), testing::HasSubstr("has shape [3, 16]"));
+  EXPECT_THAT(with("target_modules", {"q_proj"}), testing::HasSubstr("has no place for"));
+}
+
+TEST(Lora, MistakesAreNamed) {
+  const auto refusal = [](LoraConfig lora) {
+    const auto model = tiny_model();
+    return message_of<ConfigError>([&] { add_adapters(*model, lora, 0); });
+  };
+  EXPECT_THAT(refusal({.r = 0}), testing::HasSubstr("model.lora.r = 0 must be positive"));
+  EXPECT_THAT(refusal({.alpha = 0}), testing::HasSubstr("model.lora.alpha = 0 must be positive"));
+  EXPECT_THAT(refusal({.dropout = 0.1}), testing::HasSubstr("model.lora.dropout = 0.1 is not supported"));
+  EXPECT_THAT(refusal({.target_modules = {}}), testing::HasSubstr("target_modules is empty"));
+  EXPECT_THAT(refusal({.target_modules = {"q_proj", "query"}}),
+              testing::HasSubstr("no layer is called 'query'; known: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"));
+}
+
+}  // namespace
+}  // namespace tessera::model
