@@ -168,11 +168,12 @@ int main(int argc, char** argv) {
     cli.app.parse(argc, argv);
   } catch (const CLI::RequiredError& error) {
     const auto names = cli.names();
-    const bool first_is_command = argc > 1 && std::find(names.begin(), names.end(), argv[1]) != names.end();
+    char** word = std::find_if(argv + 1, argv + argc, [](const char* argument) { return argument[0] != '-'; });
+    const bool is_command = word != argv + argc && std::find(names.begin(), names.end(), *word) != names.end();
     if (environment_number("OMPI_COMM_WORLD_RANK", 0) > 0) return error.get_exit_code();
-    if (argc < 2 || argv[1][0] == '-' || first_is_command) return cli.app.exit(error);
-    const std::string near = nearest_name(argv[1], names);
-    std::fprintf(stderr, "tessera: error: there is no command '%s'; %s\n", argv[1],
+    if (word == argv + argc || is_command) return cli.app.exit(error);
+    const std::string near = nearest_name(*word, names);
+    std::fprintf(stderr, "tessera: error: there is no command '%s'; %s\n", *word,
                  near.empty() ? "tessera --help lists them" : ("did you mean '" + near + "'?").c_str());
     return error.get_exit_code();
   } catch (const CLI::ParseError& error) {

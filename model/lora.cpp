@@ -1,6 +1,7 @@
 #include "model/lora.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 #include <set>
