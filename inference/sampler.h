@@ -12,7 +12,7 @@ struct SamplingConfig {
   int64_t top_k = 0;         // 0 = all
   int64_t max_new_tokens = 256;
   uint64_t seed = 0;
-  std::vector<int32_t> stop_ids;
+  std::vector<int32_t> stop_ids = {};
 
   /// Throws ConfigError naming the option.
   void validate() const;

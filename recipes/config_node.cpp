@@ -49,7 +49,7 @@ ConfigNode convert(const YAML::Node& node, const std::string& name, const std::s
       }
       break;
     default:
-      if (depth > 0) fail(result.where, "'" + parent + "' has no value; give one or leave the key out");
+      if (depth > 0) fail(result.where, "'" + parent + "' has an entry without a value");
       fail(name, "is empty; a recipe needs at least model, data and train");
   }
   return result;

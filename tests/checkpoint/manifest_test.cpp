@@ -63,17 +63,17 @@ TEST(Manifest, EveryFlippedBitIsDetected) {
   EXPECT_EQ(refused, static_cast<int>(good.size()) * 8);
 }
 
-// White space may turn into other white space; any other byte is refused.
+// Some bytes may change without a change of meaning: white space, or the space in front of a 0 into a minus.
 TEST(Manifest, EveryOtherByteIsDetectedUnlessItMeansTheSame) {
   const std::string good = small_manifest().dump();
-  const auto is_space = [](char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; };
-  for (size_t i = 0; i < good.size(); i += 3) {
-    for (int value = 0; value < 256; value += 5) {
-      const char byte = static_cast<char>(value);
-      if (byte == good[i] || (is_space(byte) && is_space(good[i]))) continue;
+  for (size_t i = 0; i < good.size(); ++i) {
+    for (int value = 0; value < 256; value += 3) {
       std::string bad = good;
-      bad[i] = byte;
-      EXPECT_THROW((void)Manifest::parse(bad, "manifest.json"), CheckpointError) << i << " " << value;
+      bad[i] = static_cast<char>(value);
+      try {
+        EXPECT_EQ(Manifest::parse(bad, "manifest.json").dump(), good) << i << " " << value;
+      } catch (const CheckpointError&) {
+      }
     }
   }
 }

@@ -102,8 +102,14 @@ TEST(ModelConfig, Llama3ScalingKeepsHighFrequenciesAndSlowsLowOnes) {
   int kept = 0, slowed = 0;
   for (size_t i = 0; i < plain.size(); ++i) {
     const double wavelength = 2 * std::numbers::pi / plain[i];
-    if (wavelength < 8192 / 4.0) EXPECT_EQ(scaled[i], plain[i]), ++kept;
-    if (wavelength > 8192) EXPECT_DOUBLE_EQ(scaled[i], plain[i] / 8), ++slowed;
+    if (wavelength < 8192 / 4.0) {
+      EXPECT_EQ(scaled[i], plain[i]);
+      ++kept;
+    }
+    if (wavelength > 8192) {
+      EXPECT_DOUBLE_EQ(scaled[i], plain[i] / 8);
+      ++slowed;
+    }
     EXPECT_LE(scaled[i], plain[i]);
     EXPECT_GE(scaled[i], plain[i] / 8);
   }
