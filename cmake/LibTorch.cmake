@@ -2,10 +2,10 @@
 #
 # The wheel's own TorchConfig.cmake insists on a CUDA toolkit, which a machine without a GPU does not have; a CPU build
 # needs two of its libraries only, and starts a second sooner without the others. Hence the imported target made here.
-if(NOT TESSERA_ENV)
-  set(TESSERA_ENV "$ENV{TESSERA_ENV}")
+set(TESSERA_ENV "$ENV{TESSERA_ENV}" CACHE PATH "the environment made by launch/setup")
+if(DEFINED ENV{TESSERA_ENV} AND NOT "$ENV{TESSERA_ENV}" STREQUAL TESSERA_ENV)
+  set(TESSERA_ENV "$ENV{TESSERA_ENV}" CACHE PATH "the environment made by launch/setup" FORCE)  # the pins have changed
 endif()
-set(TESSERA_ENV "${TESSERA_ENV}" CACHE PATH "the environment made by launch/setup")
 file(GLOB torch_dirs "${TESSERA_ENV}/lib/python3*/site-packages/torch")
 if(NOT torch_dirs)
   message(FATAL_ERROR "no LibTorch in TESSERA_ENV='${TESSERA_ENV}'; run launch/setup, which prints the path to set")
@@ -20,7 +20,9 @@ target_link_libraries(tessera_torch INTERFACE ${TORCH_DIR}/lib/libtorch_cpu.so $
 target_link_options(tessera_torch INTERFACE -Wl,-rpath,${TORCH_DIR}/lib -Wl,--allow-shlib-undefined)
 
 # One precompiled header for all: torch's headers cost 50 s a file without it.
-file(WRITE ${CMAKE_BINARY_DIR}/pch/pch.cpp "")
+if(NOT EXISTS ${CMAKE_BINARY_DIR}/pch/pch.cpp)  # writing it anew would rebuild everything
+  file(WRITE ${CMAKE_BINARY_DIR}/pch/pch.cpp "")
+endif()
 add_library(tessera_pch OBJECT ${CMAKE_BINARY_DIR}/pch/pch.cpp)
 target_link_libraries(tessera_pch PUBLIC tessera_options tessera_torch)
 target_precompile_headers(tessera_pch PUBLIC <torch/torch.h>)

@@ -17,8 +17,9 @@ std::string named_template(const Json& config, const std::string& where) {
   if (found->is_string()) return found->get<std::string>();
   if (found->is_array()) {
     for (const Json& item : *found) {
-      if (item.is_object() && item.value("name", "") == "default" && item.contains("template"))
-        return item.value("template", "");
+      if (item.is_object() && item.contains("name") && item["name"] == "default" &&
+          item.contains("template") && item["template"].is_string())
+        return item["template"].get<std::string>();
     }
   }
   throw ConfigError(detail::concat(

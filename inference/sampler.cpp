@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "core/error.h"
@@ -11,6 +12,28 @@ namespace tessera::inference {
 
 namespace {
 constexpr uint32_t kSite = 0x53414D50;  // "SAMP"
+
+/// Block maxima first: std::max_element compares one by one.
+const float* first_maximum(const float* x, int64_t count) {
+  constexpr int64_t kBlock = 1024;
+  const float* best_block = x;
+  float best = -std::numeric_limits<float>::infinity();
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = std::min(count, begin + kBlock);
+    float lanes[16];
+    std::fill(lanes, lanes + 16, best);
+    int64_t i = begin;
+    for (; i + 16 <= end; i += 16)
+      for (int64_t j = 0; j < 16; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+    for (; i < end; ++i) lanes[0] = std::max(lanes[0], x[i]);
+    const float block = *std::max_element(lanes, lanes + 16);
+    if (block > best) {
+      best = block;
+      best_block = x + begin;
+    }
+  }
+  return std::max_element(best_block, std::min(best_block + kBlock, x + count));
+}
 }
 
 void SamplingConfig::validate() const {
@@ -21,7 +44,7 @@ void SamplingConfig::validate() const {
 }
 
 int32_t sample_token(float* logits, int64_t vocabulary, const SamplingConfig& config, uint64_t sequence, uint32_t position) {
-  const float* best = std::max_element(logits, logits + vocabulary);
+  const float* best = first_maximum(logits, vocabulary);
   if (config.temperature == 0) return static_cast<int32_t>(best - logits);
   const float maximum = *best;
   std::vector<int32_t> order(static_cast<size_t>(vocabulary));

@@ -19,7 +19,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // Above this many rows a blocked GEMM beats reading each weight once with few accumulators.
-constexpr int64_t kFewRows = 16;
+constexpr int64_t kFewRows = 48;
 
 at::Tensor apply_prologue(const at::Tensor& x, const LinearSpec& spec, at::Tensor* rstd) {
   switch (spec.prologue) {

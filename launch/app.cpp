@@ -25,7 +25,9 @@ std::vector<int32_t> prompt_tokens(const data::Json& line, const LoadedModel& lo
     if (!line["tokens"].is_array()) throw ConfigError(where + ": 'tokens' must be a list of ids");
     for (const auto& id : line["tokens"]) {
       if (!id.is_number_integer()) throw ConfigError(where + ": 'tokens' must be a list of ids");
-      ids.push_back(id.get<int32_t>());
+      // Beyond 32 bits: left to the vocabulary check below, not wrapped into it.
+      const bool fits = id.is_number_unsigned() ? id.get<uint64_t>() <= INT32_MAX : id.get<int64_t>() >= 0;
+      ids.push_back(fits ? id.get<int32_t>() : -1);
     }
   } else if (line.contains("messages")) {
     if (!loaded.chat_template) throw ConfigError(where + ": the model has no chat template; give '" + text_key + "'");
@@ -44,7 +46,7 @@ std::vector<int32_t> prompt_tokens(const data::Json& line, const LoadedModel& lo
   const int64_t vocabulary = loaded.model->config().vocab_size, longest = loaded.model->config().max_position_embeddings;
   for (int32_t id : ids)
     if (id < 0 || id >= vocabulary)
-      throw ConfigError(detail::concat(where, ": token ", id, " is outside the model's vocabulary of ", vocabulary));
+      throw ConfigError(detail::concat(where, ": token ", id < 0 ? std::string("id") : std::to_string(id), " is outside the model's vocabulary of ", vocabulary));
   if (static_cast<int64_t>(ids.size()) > longest)
     throw ConfigError(detail::concat(where, ": ", ids.size(), " tokens are more than the model's max_position_embeddings = ", longest));
   return ids;

@@ -43,7 +43,7 @@ at::ScalarType parse_dtype(const std::string& name, at::ScalarType automatic) {
 }
 
 at::ScalarType config_dtype(const json& config) {
-  const std::string name = config.value("dtype", config.value("torch_dtype", std::string("float32")));
+  const json name = config.contains("dtype") ? config["dtype"] : config.value("torch_dtype", json("float32"));
   return name == "bfloat16" ? at::kBFloat16 : name == "float16" ? at::kHalf : at::kFloat;
 }
 

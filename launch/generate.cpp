@@ -1,11 +1,26 @@
+#include <chrono>
 #include <iostream>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "core/progress.h"
+#include "data/unicode.h"
 #include "inference/engine.h"
 #include "launch/generation_options.h"
 
 namespace tessera::launch {
+
+namespace {
+
+void report_speed(const std::vector<inference::Completion>& completions, double seconds) {
+  size_t tokens = 0;
+  for (const auto& completion : completions) tokens += completion.tokens.size();
+  char rate[32];
+  std::snprintf(rate, sizeof rate, "%.1f", static_cast<double>(tokens) / seconds);
+  log::info("generated ", tokens, " tokens, ", rate, " tokens/s");
+}
+
+}  // namespace
 
 Command generate_command(CLI::App& cli) {
   struct Options {
@@ -21,6 +36,7 @@ Command generate_command(CLI::App& cli) {
   add_sampling_options(cli, options->sampling, options->batch);
   return [options](App& app) {
     options->sampling.validate();
+    if (!data::is_valid_utf8(options->prompt)) throw ConfigError("--prompt is not UTF-8");
     if (options->prompt.empty() == options->input.empty()) throw ConfigError("give either --prompt TEXT or --input FILE");
     std::vector<JsonLine> lines;
     if (!options->input.empty()) lines = read_jsonl(options->input);
@@ -41,8 +57,11 @@ Command generate_command(CLI::App& cli) {
       for (int64_t i = begin; i < end; ++i)
         prompts.push_back(prompt_tokens(lines[static_cast<size_t>(i)].value, loaded, "prompt", true, lines[static_cast<size_t>(i)].where));
       Progress progress("generating", end - begin, "prompts", app.first() && !app.quiet && lines.size() > 1);
+      const auto start = std::chrono::steady_clock::now();
       const auto completions = engine.generate(prompts, options->sampling, static_cast<uint64_t>(begin),
                                                [&](int64_t done) { progress.update(done); });
+      progress.finish();
+      report_speed(completions, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
       std::vector<std::string> texts;
       for (const auto& c : completions)
         texts.push_back(data::Json{{"tokens", c.tokens}, {"text", loaded.tokenizer.decode(c.tokens)}, {"finish_reason", c.finish_reason}}.dump());

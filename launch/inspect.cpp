@@ -62,8 +62,8 @@ Command inspect_command(CLI::App& cli) {
   auto options = std::make_shared<Options>();
   cli.add_option("what", options->what, "data (a recipe), checkpoint or model")->required()->check(CLI::IsMember({"data", "checkpoint", "model"}));
   cli.add_option("path", options->path, "the recipe, or the folder")->required();
-  cli.add_option("--count", options->count, "rows of data to show")->capture_default_str();
-  cli.add_option("--first", options->first, "first row of data to show")->capture_default_str();
+  cli.add_option("--count", options->count, "rows of data to show")->capture_default_str()->check(CLI::NonNegativeNumber);
+  cli.add_option("--first", options->first, "first row of data to show")->capture_default_str()->check(CLI::NonNegativeNumber);
   return [options](App& app) {
     if (!app.first()) return;
     if (!std::filesystem::exists(options->path)) throw ConfigError(options->path + " does not exist");

@@ -4,15 +4,19 @@
 #include <unistd.h>
 
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <thread>
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/text.h"
 #include "launch/app.h"
 #include "parallel/mpi_communicator.h"
 
@@ -42,7 +46,7 @@ bool under_mpirun() {
 }
 
 /// Without OMP_NUM_THREADS, local ranks that are not bound to cores of their own would each use them all.
-void choose_threads() {
+int num_threads() {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
   int cores = static_cast<int>(std::thread::hardware_concurrency());
@@ -50,7 +54,18 @@ void choose_threads() {
   const bool bound = cores < static_cast<int>(std::thread::hardware_concurrency());
   const int local_ranks = environment_number("OMPI_COMM_WORLD_LOCAL_SIZE", 1);
   const int fallback = bound ? cores : std::max(1, cores / std::max(1, local_ranks));
-  at::set_num_threads(std::max(1, environment_number("OMP_NUM_THREADS", fallback)));
+  return std::max(1, environment_number("OMP_NUM_THREADS", fallback));
+}
+
+/// libgomp lets a thread that waits spin for milliseconds; when another program takes a core, a run with two threads gets
+/// ten times slower. It reads its settings when it is loaded, so the program starts itself anew with a short spin.
+void wait_politely(char** argv) {
+  if (num_threads() == 1 || std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return;
+  ::setenv("GOMP_SPINCOUNT", "10000", 1);
+  ::execv(self.c_str(), argv);  // comes back only if it failed: then all goes on as it is
 }
 
 /// Large tensors come and go every step; returning them to the kernel each time would cost page faults.
@@ -85,6 +100,11 @@ struct Cli {
     CLI::App* sub = app.add_subcommand(name, description);
     commands.emplace_back(sub, make(*sub));
   }
+  [[nodiscard]] std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const auto& [sub, command] : commands) names.push_back(sub->get_name());
+    return names;
+  }
   [[nodiscard]] const Command& chosen() const {
     for (const auto& [sub, command] : commands)
       if (sub->parsed()) return command;
@@ -92,9 +112,20 @@ struct Cli {
   }
 };
 
-void complain(const char* message, int rank, int world_size) {
+/// What the user is told: LibTorch's errors without their stack traces.
+std::string message_of(const std::exception& error) {
+  if (const auto* torch_error = dynamic_cast<const c10::Error*>(&error)) {
+    const std::string message = torch_error->what_without_backtrace();
+    const size_t memory = message.find("you tried to allocate");
+    return memory == std::string::npos ? message : "out of memory: " + message.substr(memory);
+  }
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return "out of memory";
+  return error.what();
+}
+
+void complain(const std::exception& error, int rank, int world_size) {
   const std::string prefix = world_size > 1 ? "rank " + std::to_string(rank) + ": " : "";
-  std::fprintf(stderr, "tessera: %serror: %s\n", prefix.c_str(), message);
+  std::fprintf(stderr, "tessera: %serror: %s\n", prefix.c_str(), message_of(error).c_str());
   std::fflush(stderr);
 }
 
@@ -110,7 +141,7 @@ int run_alone(const Cli& cli) {
   try {
     return run(cli, *parallel::make_self_communicator(), [](double) {});
   } catch (const std::exception& error) {
-    complain(error.what(), 0, 1);
+    complain(error, 0, 1);
     return 1;
   }
 }
@@ -123,23 +154,34 @@ int run_with_mpi(const Cli& cli) {
   } catch (const std::exception& error) {
     // A mistake in the recipe throws on every rank: rank 0 gets the first word, the others speak if it has nothing to say.
     if (context.rank() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    complain(error.what(), context.rank(), context.size());
+    complain(error, context.rank(), context.size());
     context.abort(1);
   }
 }
 
 int main(int argc, char** argv) {
+  wait_politely(argv);
   std::signal(SIGUSR1, on_stop_signal);
   std::signal(SIGPIPE, SIG_IGN);
   Cli cli;
   try {
     cli.app.parse(argc, argv);
+  } catch (const CLI::RequiredError& error) {
+    const auto names = cli.names();
+    char** word = std::find_if(argv + 1, argv + argc, [](const char* argument) { return argument[0] != '-'; });
+    const bool is_command = word != argv + argc && std::find(names.begin(), names.end(), *word) != names.end();
+    if (environment_number("OMPI_COMM_WORLD_RANK", 0) > 0) return error.get_exit_code();
+    if (word == argv + argc || is_command) return cli.app.exit(error);
+    const std::string near = nearest_name(*word, names);
+    std::fprintf(stderr, "tessera: error: there is no command '%s'; %s\n", *word,
+                 near.empty() ? "tessera --help lists them" : ("did you mean '" + near + "'?").c_str());
+    return error.get_exit_code();
   } catch (const CLI::ParseError& error) {
     if (environment_number("OMPI_COMM_WORLD_RANK", 0) > 0) return error.get_exit_code();
     return cli.app.exit(error);
   }
   keep_freed_memory();
-  choose_threads();
+  at::set_num_threads(num_threads());
   return under_mpirun() ? run_with_mpi(cli) : run_alone(cli);
 }
 
@@ -150,7 +192,7 @@ int main(int argc, char** argv) {
   try {
     return tessera::launch::main(argc, argv);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "tessera: error: %s\n", error.what());
+    tessera::launch::complain(error, 0, 1);
     return 1;
   }
 }

@@ -144,6 +144,19 @@ void ModelConfig::validate(const std::string& source) const {
   if (num_attention_heads % num_key_value_heads != 0)
     throw ConfigError(detail::concat(source, ": num_key_value_heads = ", num_key_value_heads,
                                      " must divide num_attention_heads = ", num_attention_heads));
+  const auto check = [&](bool holds, const char* key, double value, const char* what) {
+    if (!holds) throw ConfigError(detail::concat(source, ": '", key, "' = ", value, " must be ", what));
+  };
+  check(rms_norm_eps >= 0, "rms_norm_eps", rms_norm_eps, "0 or more");
+  check(initializer_range >= 0, "initializer_range", initializer_range, "0 or more");
+  check(rope.theta > 0, "rope_theta", rope.theta, "positive");
+  if (rope.type == "llama3") {
+    check(rope.factor > 0, "rope factor", rope.factor, "positive");
+    check(rope.low_freq_factor > 0, "low_freq_factor", rope.low_freq_factor, "positive");
+    check(rope.high_freq_factor > 0, "high_freq_factor", rope.high_freq_factor, "positive");
+    check(rope.original_max_position_embeddings > 0, "original_max_position_embeddings",
+          static_cast<double>(rope.original_max_position_embeddings), "positive");
+  }
   if (head_dim % 2 != 0) throw ConfigError(detail::concat(source, ": head_dim = ", head_dim, " must be even for RoPE"));
 }
 

@@ -76,9 +76,9 @@ bool is_adapter(const std::filesystem::path& folder) { return std::filesystem::e
 LoraConfig read_adapter_config(const std::filesystem::path& folder) {
   const auto path = folder / "adapter_config.json";
   const json object = read_json(path);
-  if (object.value("peft_type", "") != "LORA") throw ConfigError(path.string() + ": 'peft_type' must be LORA");
+  if (!object.contains("peft_type") || object["peft_type"] != "LORA") throw ConfigError(path.string() + ": 'peft_type' must be LORA");
   for (const char* key : {"use_dora", "use_rslora", "lora_bias"})
-    if (object.value(key, false)) throw ConfigError(path.string() + ": '" + key + "' is not supported");
+    if (object.contains(key) && !object[key].is_null() && object[key] != false) throw ConfigError(path.string() + ": '" + key + "' is not supported");
   for (const char* key : {"rank_pattern", "alpha_pattern", "modules_to_save"})
     if (object.contains(key) && !object[key].empty()) throw ConfigError(path.string() + ": '" + std::string(key) + "' is not supported");
   LoraConfig lora;

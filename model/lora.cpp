@@ -1,6 +1,7 @@
 #include "model/lora.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 #include <set>
@@ -31,6 +32,8 @@ void fill_a(at::Tensor a, uint64_t seed, uint64_t tensor) {
 }  // namespace
 
 void LoraConfig::validate() const {
+  constexpr int64_t kHighestRank = 1 << 16;
+  if (r > kHighestRank) throw ConfigError(detail::concat("model.lora.r = ", r, " must be at most ", kHighestRank));
   if (r <= 0) throw ConfigError(detail::concat("model.lora.r = ", r, " must be positive, for instance 16"));
   if (!(alpha > 0)) throw ConfigError(detail::concat("model.lora.alpha = ", alpha, " must be positive, for instance 32"));
   if (dropout != 0)

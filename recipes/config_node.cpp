@@ -1,5 +1,6 @@
 #include "recipes/config_node.h"
 
+#include <yaml-cpp/depthguard.h>
 #include <yaml-cpp/yaml.h>
 
 #include <cstdlib>
@@ -41,10 +42,10 @@ ConfigNode convert(const YAML::Node& node, const std::string& name, const std::s
         const std::string where = place(entry.first.Mark(), name);
         if (const ConfigNode* first = result.find(key); first != nullptr)
           fail(where, "'" + key + "' is given twice (first at " + first->where + ")");
-        if (entry.second.IsNull()) fail(where, "'" + key + "' has no value; give one or leave the key out");
+        if (!entry.second.IsDefined() || entry.second.IsNull()) fail(where, "'" + key + "' has no value; give one or leave the key out");
         ConfigNode value = convert(entry.second, name, key, depth + 1, nodes);
         value.where = where;
-        result.entries.emplace_back(key, std::move(value));
+        result.entries.push_back({key, std::move(value)});
       }
       break;
     default:
@@ -67,7 +68,7 @@ void merge(ConfigNode& base, const ConfigNode& over) {
       merge(node, value);
       found = true;
     }
-    if (!found) base.entries.emplace_back(key, value);
+    if (!found) base.entries.push_back({key, value});
   }
 }
 
@@ -81,7 +82,7 @@ ConfigNode parse_override(const std::string& text) {
   const size_t equals = text.find('=');
   if (equals == std::string::npos || equals == 0)
     throw ConfigError("'" + text + "' is no override: write key=value, for instance optimizer.lr=1.0e-4");
-  ConfigNode value = parse_config("value: " + text.substr(equals + 1), where).entries.at(0).second;
+  ConfigNode value = parse_config("value: " + text.substr(equals + 1), where).entries.at(0).value;
   const std::string keys = text.substr(0, equals);
   // Wrap the value from the innermost key outwards.
   size_t end = keys.size();
@@ -90,7 +91,7 @@ ConfigNode parse_override(const std::string& text) {
     const size_t begin = dot == std::string::npos ? 0 : dot + 1;
     ConfigNode wrapped;
     value.where = wrapped.where = where;
-    wrapped.entries.emplace_back(keys.substr(begin, end - begin), std::move(value));
+    wrapped.entries.push_back({keys.substr(begin, end - begin), std::move(value)});
     value = std::move(wrapped);
     if (dot == std::string::npos) return value;
     end = dot;
@@ -131,6 +132,8 @@ ConfigNode parse_config(const std::string& text, const std::string& name) {
   YAML::Node node;
   try {
     node = YAML::Load(text);
+  } catch (const YAML::DeepRecursion&) {
+    fail(name, "nested too deeply or too large for a recipe");
   } catch (const YAML::Exception& error) {
     fail(place(error.mark, name), "not valid YAML: " + error.msg);
   }
@@ -146,7 +149,7 @@ ConfigNode load_config(const std::filesystem::path& path, const std::vector<std:
     if (base->kind != ConfigNode::Kind::kScalar) fail(base->where, "base must name a recipe file");
     ConfigNode merged = read_file(path.parent_path() / base->scalar);
     if (merged.find("base") != nullptr) fail(base->where, "base recipe " + base->scalar + " has a base of its own; one level only");
-    std::erase_if(config.entries, [](const auto& entry) { return entry.first == "base"; });
+    std::erase_if(config.entries, [](const auto& entry) { return entry.key == "base"; });
     merge(merged, config);
     config = std::move(merged);
   }

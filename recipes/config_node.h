@@ -6,22 +6,27 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace tessera::recipes {
 
 struct ConfigNode {
   enum class Kind { kScalar, kList, kMap };
+  struct Entry;
   Kind kind = Kind::kMap;
   std::string scalar;
   bool quoted = false;  // a string even if it looks like a number
   std::vector<ConfigNode> items;
-  std::vector<std::pair<std::string, ConfigNode>> entries;
+  std::vector<Entry> entries;
   std::string where;  // "recipes/x.yaml:14" or "command line"
 
   [[nodiscard]] const ConfigNode* find(std::string_view key) const;
   [[nodiscard]] nlohmann::json to_json() const;
+};
+
+struct ConfigNode::Entry {
+  std::string key;
+  ConfigNode value;
 };
 
 /// Parses YAML text (or JSON, which is YAML). Throws ConfigError with `name`:line for bad syntax, duplicate keys, anchors

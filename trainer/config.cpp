@@ -53,7 +53,7 @@ void OptimizerConfig::validate() const {
   require(betas.size() == 2, "optimizer.betas must be two numbers, for instance [0.9, 0.95]");
   for (double beta : betas)
     require(beta >= 0 && beta < 1, detail::concat("optimizer.betas: ", beta, " must be in [0, 1)"));
-  require(std::isfinite(eps) && eps > 0, detail::concat("optimizer.eps = ", eps, " must be positive, for instance 1.0e-8"));
+  require(std::isfinite(eps) && static_cast<float>(eps) > 0, detail::concat("optimizer.eps = ", eps, " must be positive in float32, for instance 1.0e-8"));
   require_not_negative("optimizer.weight_decay", weight_decay);
   require_not_negative("optimizer.grad_clip", grad_clip);
 }
@@ -68,6 +68,9 @@ void LrScheduleConfig::validate() const {
 void StepConfig::validate() const {
   require(steps > 0, "train.steps is missing or not positive: the number of optimizer steps, for instance 200");
   require_positive("train.sequences_per_step", sequences_per_step);
+  constexpr int64_t kMostSequences = 1 << 24;
+  require(sequences_per_step <= kMostSequences,
+          detail::concat("train.sequences_per_step = ", sequences_per_step, " must be at most ", kMostSequences));
   require_positive("train.sequences_per_microbatch", sequences_per_microbatch);
   require_known("train.recompute", recompute, {"none", "selective", "full"});
   require(recompute == "none", "train.recompute = " + recompute + " is not available in this version; set none (norms and "

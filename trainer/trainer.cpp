@@ -3,9 +3,13 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/tensor.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cmath>
+#include <ctime>
+#include <fstream>
+#include <sstream>
 
 #include "checkpoint/manifest.h"
 #include "checkpoint/writer.h"
@@ -35,6 +39,21 @@ int64_t peak_memory_bytes() {
   return usage.ru_maxrss * 1024;
 }
 
+/// From the start of the process, loading of libraries included.
+double seconds_since_process_start() {
+  std::ifstream file("/proc/self/stat");
+  std::string stat;
+  std::getline(file, stat);
+  std::istringstream fields(stat.substr(stat.rfind(')') + 2));
+  std::string field;
+  for (int i = 3; i <= 22 && fields >> field; ++i) {  // field 22: start time in ticks since boot
+  }
+  timespec now{};
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec) -
+         std::strtod(field.c_str(), nullptr) / static_cast<double>(::sysconf(_SC_CLK_TCK));
+}
+
 std::string short_number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.4g", value);
@@ -56,6 +75,7 @@ TrainEnd Trainer::train() {
   data::StepLoader loader(*data_.train, {.sequences_per_step = config_.train.sequences_per_step,
                                          .sequences_per_microbatch = config_.train.sequences_per_microbatch,
                                          .dp_rank = dp_.rank(), .dp_size = dp_.size(), .first_step = step});
+  run_.update_run_json({{"startup_seconds", seconds_since_process_start()}});
   Progress progress(config_.name, config_.train.steps, "steps", options_.show_progress && world_.rank() == 0, step);
   int64_t saved = step;
   bool stop = false;
@@ -105,6 +125,9 @@ void Trainer::load_model() {
   if (data_.tokenizer->vocab_size() > model_->config().vocab_size)
     throw ConfigError(detail::concat("the tokenizer has ", data_.tokenizer->vocab_size(), " tokens, the model's vocab_size is ",
                                      model_->config().vocab_size, "; use the tokenizer that belongs to the model"));
+  if (config_.data.sequence_length > model_->config().max_position_embeddings)
+    log::warn("data.sequence_length = ", config_.data.sequence_length, " is more than the model's max_position_embeddings = ",
+              model_->config().max_position_embeddings, ": longer documents would train positions that it does not know");
   if (source.lora) model::add_adapters(*model_, *source.lora, config_.seed);
   std::vector<parallel::FlatBuckets::Item> trained;
   if (source.lora) {

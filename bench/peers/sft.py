@@ -32,7 +32,7 @@ def run_trl(arguments, packing):
     data = Dataset.from_list([{"prompt": r["messages"][:-1], "completion": r["messages"][-1:]} for r in rows])
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    steps = []
+    steps, startup = [], []
 
     class Timed(SFTTrainer):
         def training_step(self, model, inputs, *rest):
@@ -45,6 +45,9 @@ def run_trl(arguments, packing):
     class Clock(TrainerCallback):
         def on_step_begin(self, *_, **__):
             self.start = time.perf_counter()
+            if not startup:
+                import psutil
+                startup.append(time.time() - psutil.Process().create_time())
 
         def on_step_end(self, *_, **__):
             steps.append(dict(seconds=time.perf_counter() - self.start, targets=trainer.targets, tokens=trainer.tokens))
@@ -60,7 +63,7 @@ def run_trl(arguments, packing):
         trainer = Timed(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=peft)
         trainer.add_callback(Clock())
         trainer.train()
-    return steps
+    return steps, startup[0]
 
 
 def run_tessera(arguments, packing):
@@ -77,7 +80,8 @@ def run_tessera(arguments, packing):
         environment = dict(os.environ, OMP_NUM_THREADS=str(arguments.threads))
         subprocess.run([BINARY, "--quiet", "train", path], check=True, env=environment)
         metrics = [json.loads(line) for line in open(folder + "/run/metrics.jsonl")]
-        return [dict(seconds=m["step_seconds"], targets=m["target_tokens"], tokens=m["tokens"]) for m in metrics]
+        startup = json.load(open(folder + "/run/run.json"))["startup_seconds"]
+        return [dict(seconds=m["step_seconds"], targets=m["target_tokens"], tokens=m["tokens"]) for m in metrics], startup
 
 
 CONTENDERS = {
@@ -89,9 +93,9 @@ CONTENDERS = {
 
 
 def child(arguments):
-    steps = CONTENDERS[arguments.child](arguments)
+    steps, startup = CONTENDERS[arguments.child](arguments)
     who = resource.RUSAGE_CHILDREN if arguments.child.startswith("tessera") else resource.RUSAGE_SELF
-    print(json.dumps(dict(steps=steps, peak_bytes=resource.getrusage(who).ru_maxrss * 1024)))
+    print(json.dumps(dict(steps=steps, startup=startup, peak_bytes=resource.getrusage(who).ru_maxrss * 1024)))
 
 
 def main():
@@ -100,7 +104,7 @@ def main():
     parser.add_argument("--data")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--microbatch", type=int, default=4)
+    parser.add_argument("--microbatch", type=int, default=2)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--lora", action="store_true")
@@ -128,15 +132,16 @@ def main():
             seconds = statistics.median(s["seconds"] for s in steps)
             targets = sum(s["targets"] for s in steps) / sum(s["seconds"] for s in steps)
             tokens = sum(s["tokens"] for s in steps) / sum(s["seconds"] for s in steps)
-            results[name] = dict(targets=targets, tokens=tokens, peak=result["peak_bytes"])
+            results[name] = dict(targets=targets, tokens=tokens, peak=result["peak_bytes"], startup=result["startup"])
             share = (4 if arguments.lora else 6) * parameters * tokens / (machine["fma_gflops"] * 1e9)
             print(f"{name:17s} {targets:7.1f} target tokens/s  {tokens:7.1f} tokens/s  {seconds:6.2f} s a step  "
-                  f"peak {result['peak_bytes'] / 2**30:5.2f} GiB  {share:5.1%} of the FMA peak (6 N tokens)", flush=True)
+                  f"peak {result['peak_bytes'] / 2**30:5.2f} GiB  start to first step {result['startup']:4.1f} s  {share:5.1%} of the FMA peak (6 N tokens)", flush=True)
         for ours in ("tessera-unpacked", "tessera-packed"):
             for theirs in ("trl-padding", "trl-packing"):
                 if ours in results and theirs in results:
                     print(f"{ours} / {theirs}: {results[ours]['targets'] / results[theirs]['targets']:.2f}x target tokens/s, "
-                          f"{results[ours]['peak'] / results[theirs]['peak']:.2f}x peak memory")
+                          f"{results[ours]['peak'] / results[theirs]['peak']:.2f}x peak memory, "
+                          f"{results[ours]['startup'] / results[theirs]['startup']:.2f}x time to the first step")
 
 
 if __name__ == "__main__":

@@ -247,7 +247,10 @@ inline void dot_block(const float* x, const float* w, int64_t k, float* y, int64
   for (int64_t i = 0; i < whole; i += kWidth) {
     Vec wv[NR];
 #pragma GCC unroll 8
-    for (int n = 0; n < NR; ++n) wv[n] = load(w + n * k + i);
+    for (int n = 0; n < NR; ++n) {
+      wv[n] = load(w + n * k + i);
+      __builtin_prefetch(w + (NR + n) * k + i);  // the next block, while this one is multiplied
+    }
 #pragma GCC unroll 8
     for (int m = 0; m < MR; ++m) {
       const Vec xv = load(x + m * k + i);

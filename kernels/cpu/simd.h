@@ -26,12 +26,25 @@ inline Vec load_partial(const float* p, int64_t count) {
 inline void store_partial(float* p, Vec v, int64_t count) {
   std::memcpy(p, &v, static_cast<size_t>(count) * sizeof(float));
 }
+/// Halves of halves: extractions and adds that stay in registers.
 inline float horizontal_sum(Vec v) {
-  float parts[kWidth];
-  std::memcpy(parts, &v, sizeof v);
-  for (int64_t half = kWidth / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) parts[i] += parts[i + half];
-  return parts[0];
+  typedef float Quarter __attribute__((vector_size(16)));
+#if TESSERA_VECTOR_BYTES == 64
+  typedef float Half __attribute__((vector_size(32)));
+  Half halves[2];
+  std::memcpy(halves, &v, sizeof v);
+  const Half half = halves[0] + halves[1];
+#else
+  const Vec half = v;
+#endif
+#if TESSERA_VECTOR_BYTES >= 32
+  Quarter quarters[2];
+  std::memcpy(quarters, &half, sizeof half);
+  const Quarter q = quarters[0] + quarters[1];
+#else
+  const Quarter q = half;
+#endif
+  return (q[0] + q[2]) + (q[1] + q[3]);
 }
 inline Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
 inline float horizontal_max(Vec v) {

@@ -130,7 +130,7 @@ def write_recipe(path, model_folder, train_file, output, /, **changes):
 
 
 def command(*arguments, ranks=1, quiet=True):
-    words = [BINARY, *(["--quiet"] if quiet else []), *map(str, arguments)]
+    words = [BINARY, *(["--quiet"] if quiet else []), *(a if isinstance(a, bytes) else str(a) for a in arguments)]
     return [*MPIRUN, "-np", str(ranks), *words] if ranks > 1 else words
 
 
