@@ -40,6 +40,17 @@ TEST(Sampler, GreedyTakesTheFirstMaximum) {
   EXPECT_EQ(draw({.temperature = 0, .top_k = 3}, 9), 3);
 }
 
+TEST(Sampler, GreedyFindsTheFirstMaximumOfALargeVocabulary) {
+  for (const size_t size : {1u, 15u, 1023u, 1024u, 1025u, 5003u}) {
+    for (size_t at = 0; at < size; at += size / 7 + 1) {
+      std::vector<float> logits(size);
+      for (size_t i = 0; i < size; ++i) logits[i] = -static_cast<float>(i * 37 % 101) - 1;
+      logits[at] = logits[size - 1] = 0.5f;  // a tie: the first one counts
+      EXPECT_EQ(sample_token(logits.data(), static_cast<int64_t>(size), {.temperature = 0}, 0, 0), static_cast<int32_t>(at));
+    }
+  }
+}
+
 TEST(Sampler, DrawsFollowTheProbabilities) {
   for (const double temperature : {0.5, 1.0, 2.0}) {
     double total = 0;
