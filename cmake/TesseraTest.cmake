@@ -13,7 +13,8 @@ function(tessera_test name)
     target_precompile_headers(${name} REUSE_FROM tessera_pch)
   endif()
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL})
+  # Waiting threads must not spin long: another program on the cores would make a test a hundred times slower.
+  set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} ENVIRONMENT GOMP_SPINCOUNT=10000)
 endfunction()
 
 # tessera_mpi_test(NAME RANKS n... SOURCES ... LINK ...): the binary runs under mpirun; it brings MPI up in its own main.
