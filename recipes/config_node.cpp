@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "data/unicode.h"
 
 namespace tessera::recipes {
 
@@ -29,6 +30,7 @@ ConfigNode convert(const YAML::Node& node, const std::string& name, const std::s
     case YAML::NodeType::Scalar:
       result.kind = ConfigNode::Kind::kScalar;
       result.scalar = node.Scalar();
+      if (!data::is_valid_utf8(result.scalar)) fail(result.where, "not UTF-8 text");
       result.quoted = node.Tag() == "!";
       break;
     case YAML::NodeType::Sequence:
@@ -40,6 +42,7 @@ ConfigNode convert(const YAML::Node& node, const std::string& name, const std::s
         if (!entry.first.IsScalar()) fail(result.where, "a key must be a plain word");
         const std::string key = entry.first.Scalar();
         const std::string where = place(entry.first.Mark(), name);
+        if (!data::is_valid_utf8(key)) fail(where, "not UTF-8 text");
         if (const ConfigNode* first = result.find(key); first != nullptr)
           fail(where, "'" + key + "' is given twice (first at " + first->where + ")");
         if (!entry.second.IsDefined() || entry.second.IsNull()) fail(where, "'" + key + "' has no value; give one or leave the key out");

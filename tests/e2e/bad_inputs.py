@@ -125,6 +125,8 @@ def _(s):
 
 case("recipe: not YAML", "recipe.yaml:8", "not valid YAML")(lambda s: s.yaml(MINIMAL + "seed: [1, 2\nname: }\n"))
 case("recipe: binary", "recipe.yaml")(lambda s: (s.yaml(""), (s.root / "recipe.yaml").write_bytes(os.urandom(200) + b"\0\xff"))[0])
+case("recipe: invalid UTF-8", "recipe.yaml:7", "not UTF-8")(lambda s: (s.yaml(""), (s.root / "recipe.yaml").write_bytes(
+    MINIMAL.replace("MODEL", str(s.shared_model)).encode() + b"name: caf\xe9\n"), ["train", s.root / "recipe.yaml"])[2])
 case("recipe: empty", "recipe.yaml", "is empty")(lambda s: s.yaml(""))
 case("recipe: a list", "recipe.yaml:1", "expected 'key: value'")(lambda s: s.yaml("- a\n- b\n"))
 case("recipe: key without value", "recipe.yaml:7", "'name' has no value")(lambda s: s.yaml(MINIMAL + "name:\n"))
