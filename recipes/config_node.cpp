@@ -14,6 +14,7 @@ namespace tessera::recipes {
 namespace {
 
 constexpr int kMaxDepth = 16;
+constexpr size_t kMaxKey = 128;  // YAML ends a key at 1024 characters, and an escaped one is six times as long
 constexpr size_t kMaxNodes = 100'000;  // aliases can make a small file large
 
 [[noreturn]] void fail(const std::string& where, const std::string& what) { throw ConfigError(where + ": " + what); }
@@ -43,6 +44,7 @@ ConfigNode convert(const YAML::Node& node, const std::string& name, const std::s
         const std::string key = entry.first.Scalar();
         const std::string where = place(entry.first.Mark(), name);
         if (!data::is_valid_utf8(key)) fail(where, "not UTF-8 text");
+        if (key.size() > kMaxKey) fail(where, detail::concat("a key is longer than ", kMaxKey, " characters"));
         if (const ConfigNode* first = result.find(key); first != nullptr)
           fail(where, "'" + key + "' is given twice (first at " + first->where + ")");
         if (!entry.second.IsDefined() || entry.second.IsNull()) fail(where, "'" + key + "' has no value; give one or leave the key out");
