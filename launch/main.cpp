@@ -7,6 +7,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -24,16 +25,27 @@ namespace tessera::launch {
 namespace {
 
 constexpr const char* kVersion = "0.1.0";
-volatile std::sig_atomic_t stop_signal = 0;
+std::atomic<bool> stop_requested{false};
 
-void on_stop_signal(int) { stop_signal = 1; }
-
-void on_interrupt(int signal) {
-  if (stop_signal != 0) {  // the second Ctrl-C
-    std::signal(signal, SIG_DFL);
-    std::raise(signal);
-  }
-  stop_signal = 1;
+/// SIGUSR1 (and Ctrl-C, when no mpirun turns it into SIGUSR1) asks the run to save and stop; a second Ctrl-C ends it. The
+/// signals are blocked in every thread and taken by one that waits for them, so that none interrupts a product: generated
+/// kernels may keep data where a signal's frame would go.
+void take_signals(bool interrupt) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGUSR1);
+  if (interrupt) sigaddset(&signals, SIGINT);
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::thread([signals] {
+    for (int signal = 0; ::sigwait(&signals, &signal) == 0;) {
+      if (signal == SIGINT && stop_requested) {
+        std::signal(SIGINT, SIG_DFL);
+        ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+        std::raise(SIGINT);
+      }
+      stop_requested = true;
+    }
+  }).detach();
 }
 
 int environment_number(const char* name, int fallback) {
@@ -131,13 +143,12 @@ void complain(const std::exception& error, int rank, int world_size) {
 
 int run(const Cli& cli, parallel::Communicator& world, const std::function<void(double)>& set_timeout) {
   configure_logging({.rank = world.rank(), .world_size = world.size(), .quiet = cli.quiet});
-  App app{world, cli.quiet, [] { return stop_signal != 0; }, set_timeout};
+  App app{world, cli.quiet, [] { return stop_requested.load(); }, set_timeout};
   cli.chosen()(app);
   return 0;
 }
 
 int run_alone(const Cli& cli) {
-  std::signal(SIGINT, on_interrupt);
   try {
     return run(cli, *parallel::make_self_communicator(), [](double) {});
   } catch (const std::exception& error) {
@@ -161,7 +172,7 @@ int run_with_mpi(const Cli& cli) {
 
 int main(int argc, char** argv) {
   wait_politely(argv);
-  std::signal(SIGUSR1, on_stop_signal);
+  take_signals(!under_mpirun());
   std::signal(SIGPIPE, SIG_IGN);
   Cli cli;
   try {

@@ -178,9 +178,13 @@ def main():
         prompts = chats(20 if FULL else 4)
         text = tokens_of((Path(__file__).parents[2] / "tests" / "parity" / "tessera.py").read_text())[:400]
         check("SmolLM2: log-probabilities of chats and text", max_logprob_difference(load(DEMO), DEMO, prompts + [text], scratch), 1e-4)
-        # On random tokens the logits are so large that float32 transformers is itself up to 1e-4 off: compare with float64.
-        check("SmolLM2: log-probabilities of random tokens, against float64", max_logprob_difference(
-            load(DEMO, torch.float64), DEMO, [d["tokens"] for d in documents], scratch), 1e-4)
+        # On random tokens the logits are so large that float32 itself is off by more than 1e-4, transformers' too: both
+        # are held against float64, and ours may be at most three times as far away.
+        exact, theirs = load(DEMO, torch.float64), load(DEMO)
+        random = [d["tokens"] for d in documents]
+        noise = max((reference_logprobs(theirs, s).double() - reference_logprobs(exact, s)).abs().max().item() for s in random)
+        check(f"SmolLM2: random tokens against float64 (transformers float32 is off by {noise:.2g})",
+              max_logprob_difference(exact, DEMO, random, scratch), max(1e-4, 3 * noise))
         greedy(DEMO, scratch, prompts, 48 if FULL else 24, batch=8)
         if FULL:
             for packing in (False, True):

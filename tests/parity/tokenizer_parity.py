@@ -175,7 +175,7 @@ def compare(name, folder, command, texts):
 CHATS = [
     [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}],
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"},
-     {"role": "user", "content": " and\n3+3? "}, {"role": "assistant", "content": " 6, of course.\n"}],
+     {"role": "user", "content": " and\n3+3? "}, {"role": "assistant", "content": "6, of course.\n"}],
     [{"role": "user", "content": "\u4f60\u597d \U0001f600"}, {"role": "assistant", "content": "e\u0301t\u00e9 <|im_start|> x"}],
 ]
 
