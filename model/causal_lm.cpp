@@ -164,10 +164,11 @@ at::Tensor CausalLM::decode(const at::Tensor& tokens, const std::vector<int64_t>
       static thread_local std::vector<float> scratch;
       const int64_t i = task / shape_.key_value_heads, head = task % shape_.key_value_heads;
       const int64_t slot = slots[static_cast<size_t>(i)], keys = cache.length(slot) + 1;
-      if (static_cast<int64_t>(scratch.size()) < keys) scratch.resize(static_cast<size_t>(keys) + 1024);
+      const auto floats = static_cast<size_t>(kernels::attention_decode_scratch_floats(group, keys));
+      if (scratch.size() < floats) scratch.resize(floats + 4096);
       const float* k = cache.row(static_cast<int64_t>(layer), slot, 0) + head * e;
       kernels::kernel_table().attention_decode(q + i * shape_.row() + head * group * e, group, e, k,
-                                               k + shape_.key_value_heads * e, row, keys, shape_.scale,
+                                               k + shape_.key_value_heads * e, e, row, keys, shape_.scale,
                                                out + i * shape_.heads * e + head * group * e, scratch.data());
     });
     x_TD = kernels::linear_inference(mixed, block.attention_out.spec, x_TD);

@@ -20,4 +20,6 @@ int64_t attention_scratch_floats(int64_t keys, int64_t head_dim) {
   return 2 * 64 * padded + 2 * padded * head_dim + 4096;
 }
 
+int64_t attention_decode_scratch_floats(int64_t group, int64_t keys) { return group * ((keys + 15) / 16 * 16); }
+
 }  // namespace tessera::kernels

@@ -54,8 +54,9 @@ struct KernelTable {
                         bool want_gradient, float* log_probs);
   void (*attention)(const AttentionTask& task, float* scratch);
   void (*attention_backward)(const AttentionTask& task, float* scratch);
-  /// One query token per call: keys and values are rows of `stride` floats. out: [group, E].
-  void (*attention_decode)(const float* q, int64_t group, int64_t head_dim, const float* k, const float* v,
+  /// One query token, `group` heads [group, qk_dim] that share keys and values: rows `stride` floats apart.
+  /// out: [group, v_dim]; scratch: attention_decode_scratch_floats.
+  void (*attention_decode)(const float* q, int64_t group, int64_t qk_dim, const float* k, const float* v, int64_t v_dim,
                            int64_t stride, int64_t num_keys, float scale, float* out, float* scratch);
   /// y[m, n] = sum_k x[m, k] w[n, k] for n in [n_begin, n_end): few rows m, weights read once.
   void (*few_rows_product)(const float* x, int64_t rows, int64_t k, const float* w, int64_t n_begin, int64_t n_end,
@@ -69,6 +70,8 @@ struct KernelTable {
 
 /// Floats of scratch that attention (4 * queries-in-a-block * keys + packed keys and values) needs for `keys` keys.
 int64_t attention_scratch_floats(int64_t keys, int64_t head_dim);
+
+int64_t attention_decode_scratch_floats(int64_t group, int64_t keys);
 
 /// The best table this processor runs.
 const KernelTable& kernel_table();
