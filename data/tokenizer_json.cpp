@@ -246,7 +246,6 @@ void Tokenizer::Impl::read(std::string_view text, const std::vector<AddedToken>&
   normalizer = Normalizer(member(root, "normalizer"), name);
   pre_tokenizer.emplace(member(root, "pre_tokenizer"), name);
   affixes = read_post_processor(member(root, "post_processor"), name);
-  read_decoder(root);
   read_vocabulary(root, more);
   for (const auto* side : {&affixes.before, &affixes.behind})
     for (const int32_t id : *side)
@@ -254,6 +253,7 @@ void Tokenizer::Impl::read(std::string_view text, const std::vector<AddedToken>&
         refuse(name, "post_processor: no token has the id ", id);
   read_symbols(model);
   read_merges(model);
+  read_decoder(root);
   spelled_ = {};
   used_ = {};
 }
