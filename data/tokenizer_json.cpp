@@ -131,7 +131,9 @@ void Tokenizer::Impl::place_added(const std::vector<AddedToken>& added) {
   for (const AddedToken& token : added) {
     special[static_cast<size_t>(token.id)] |= token.special ? 1 : 0;
     if (token.normalized) {
-      normalized_added.add(token, normalizer.apply(token.content));
+      std::string& form = spelled_[static_cast<size_t>(token.id)];
+      form = normalizer.apply(token.content);  // and so it is decoded
+      normalized_added.add(token, form);
     } else {
       raw_added.add(token, token.content);
     }
@@ -196,7 +198,8 @@ void Tokenizer::Impl::read_symbols(const json& model) {
     bytes += stands_for;
     if (bytes.size() > UINT32_MAX) refuse(name, "the vocabulary is too large");
     byte_offsets.push_back(static_cast<uint32_t>(bytes.size()));
-    if (!used_[i] || !vocab.contains(spelled_[i])) continue;
+    const auto found = vocab.find(spelled_[i]);
+    if (!used_[i] || found == vocab.end() || *found != id) continue;  // added tokens are no part of words
     if (symbols.ignore_merges && (mapped || symbols.by_character)) symbols.words.emplace(stands_for, id);
     if (mapped && raw.size() == 1) symbols.bytes[static_cast<unsigned char>(raw[0])] = id;
     if (!symbols.by_character) continue;
