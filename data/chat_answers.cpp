@@ -56,17 +56,22 @@ class Finder {
       : template_(chat_template), messages_(messages), extra_(extra), text_(text) {}
 
   /// `alone`: the chat up to this message; `before`: up to the generation prompt; `floor`: where the turn before ends.
-  RenderedChat::Answer find(size_t i, const std::string& before, const std::string& alone, size_t floor) const {
+  RenderedChat::Answer find(size_t i, const std::string& before, const std::string& alone, size_t floor,
+                            bool& rewritten) const {
     const TextRange words = changed(messages_, i, text_);
     const Json prefix = first(i + 1);
     const TextRange words_alone = changed(prefix, i, alone);
     const std::string behind = alone.substr(words_alone.end);
     if (words.begin > words.end || words.begin < floor) doubt(i, words, "does not show what the message says");
-    if (!std::string_view(text_).substr(words.end).starts_with(behind))
-      doubt(i, words, "ends the turn differently when more turns follow");
-    const size_t begin = opening(i, before, floor, words.begin);
+    // Phi-3 writes one more token behind a chat's last turn: what both have in common ends the turn.
+    const size_t end = words.end + common_prefix(behind, std::string_view(text_).substr(words.end));
+    if (end == words.end) doubt(i, words, "ends the turn differently when more turns follow");
+    const size_t begin = opening(i, before, text_, floor, words.begin);
     if (begin == std::string::npos) doubt(i, words, "opens the turn differently than it asks for an answer");
-    return {i, begin, words.end + behind.size()};
+    const size_t begin_alone = opening(i, before, alone, 0, words_alone.begin);
+    rewritten = begin_alone == std::string::npos ||
+                alone.substr(begin_alone, words_alone.end - begin_alone) != text_.substr(begin, words.end - begin);
+    return {i, begin, end};
   }
 
   [[noreturn]] void doubt(size_t i, TextRange range, const char* what) const {
@@ -114,11 +119,11 @@ class Finder {
 
   // Where the answer begins: behind the generation prompt, or behind the first part of it that the template writes in a
   // turn that is over (R1 asks with <think>, which it does not write there).
-  size_t opening(size_t i, const std::string& before, size_t floor, size_t words) const {
+  size_t opening(size_t i, const std::string& before, std::string_view text, size_t floor, size_t words) const {
     const std::string history = i == 0 ? "" : template_.render(first(i), false, extra_);
     const std::string prompt = before.substr(common_prefix(history, before));
     if (prompt.empty()) return std::string::npos;
-    const std::string_view turn = std::string_view(text_).substr(floor, words - floor);
+    const std::string_view turn = text.substr(floor, words - floor);
     if (const size_t at = turn.rfind(prompt); at != std::string_view::npos) return floor + at + prompt.size();
     for (size_t size = prompt.size() - 1; size > 0; --size)
       if (turn.ends_with(std::string_view(prompt).substr(0, size))) return words;
@@ -137,6 +142,15 @@ RenderedChat ChatTemplate::render_with_answers(const Json& messages, const Json&
   RenderedChat chat;
   chat.text = render(messages, false, extra);
   const Finder finder(*this, messages, extra, chat.text);
+  const auto render_prefix = [&](const Json& some, bool prompt, size_t i) {
+    try {
+      return render(some, prompt, extra);
+    } catch (const ConfigError& error) {
+      throw UnprovenMask(tessera::detail::concat(
+          "message ", i + 1, " (assistant): the chat template does not render the chat up to this turn, so it cannot be "
+          "told which tokens to train: ", error.what()));
+    }
+  };
   Json prefix = Json::array();
   size_t floor = 0;
   for (size_t i = 0; i < messages.size(); ++i) {
@@ -144,14 +158,15 @@ RenderedChat ChatTemplate::render_with_answers(const Json& messages, const Json&
       prefix.push_back(messages[i]);
       continue;
     }
-    const std::string before = render(prefix, true, extra);
+    const std::string before = render_prefix(prefix, true, i);
     prefix.push_back(messages[i]);
-    const std::string alone = i + 1 == messages.size() ? chat.text : render(prefix, false, extra);
+    const std::string alone = i + 1 == messages.size() ? chat.text : render_prefix(prefix, false, i);
     if (chat.text.starts_with(alone) && alone.starts_with(before) && before.size() >= floor) {
       chat.answers.push_back({i, before.size(), alone.size()});
     } else {
-      chat.answers.push_back(finder.find(i, before, alone, floor));
-      chat.rewritten += !chat.text.starts_with(alone);
+      bool rewritten = false;
+      chat.answers.push_back(finder.find(i, before, alone, floor, rewritten));
+      chat.rewritten += rewritten;
     }
     floor = chat.answers.back().end;
   }

@@ -61,6 +61,16 @@ std::string mark_answer(const TokenizedChat& tokenized, const RenderedChat::Answ
 }
 }  // namespace
 
+void end_before_special(RenderedChat& chat, const std::vector<int32_t>& tokens, const std::vector<int64_t>& ends,
+                        const Tokenizer& tokenizer) {
+  for (auto& answer : chat.answers) {
+    const auto end = static_cast<int64_t>(answer.end);
+    const auto i = static_cast<size_t>(std::lower_bound(ends.begin(), ends.end(), end) - ends.begin());
+    if (i == 0 || i == ends.size() || ends[i] == end || !tokenizer.is_special(tokens[i])) continue;
+    answer.end = std::max(answer.begin, static_cast<size_t>(ends[i - 1]));
+  }
+}
+
 std::vector<std::string> mark_answers(const TokenizedChat& tokenized, const Tokenizer& tokenizer,
                                       std::vector<uint8_t>& mask) {
   mask.assign(tokenized.tokens.size(), 0);

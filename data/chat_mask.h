@@ -17,6 +17,10 @@ struct TokenizedChat {
   const std::vector<int64_t>& ends;
 };
 
+/// Moves the end of an answer that lies inside of a special token to that token's begin: the template's next turn.
+void end_before_special(RenderedChat& chat, const std::vector<int32_t>& tokens, const std::vector<int64_t>& ends,
+                        const Tokenizer& tokenizer);
+
 /// Marks each answer's tokens up to the special token that ends the turn, not what stands behind it. Returns what is wrong
 /// with an answer, one message each: it begins inside of a token, or no special token ends it. Such an answer's doubtful
 /// tokens are not trained.

@@ -171,10 +171,10 @@ RenderedChat chat_text(const Json& messages, const Json& extra, const ChatOption
 EncodedSample encode_chat(const Json& messages, const Json& extra, const ChatOptions& options, const Tokenizer& tokenizer,
                           const ChatTemplate& chat_template, std::string_view where) {
   EncodedSample sample;
-  const RenderedChat chat =
-      chat_text(messages, extra, options, false, tokenizer, chat_template, where, sample.doubts);
+  RenderedChat chat = chat_text(messages, extra, options, false, tokenizer, chat_template, where, sample.doubts);
   std::vector<int64_t> ends;
   sample.tokens = tokenizer.encode(chat.text, ends, chat.plain);
+  end_before_special(chat, sample.tokens, ends, tokenizer);
   sample.rewritten = chat.rewritten;
   const TokenizedChat tokenized{chat, sample.tokens, ends};
   for (std::string& doubt : mark_answers(tokenized, tokenizer, sample.loss_mask)) sample.doubts.push_back(std::move(doubt));

@@ -22,7 +22,8 @@ const fs::path kFolder = fs::path(TESSERA_SOURCE_DIR) / "tests/data/golden";
 Tokenizer tokenizer() {
   auto json = test::tiny_tokenizer_json();
   for (const char* token : {"<|im_start|>", "<|im_end|>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>",
-                            "<｜Assistant｜>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"})
+                            "<｜Assistant｜>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|assistant|>",
+                            "<|endoftext|>"})
     json["added_tokens"].push_back({{"id", 262 + json["added_tokens"].size()}, {"content", token}, {"special", true}});
   return Tokenizer::from_json(json.dump(), "golden");
 }
@@ -76,6 +77,12 @@ TEST(Golden, CountsRewrittenAnswers) {
                                   {"role": "user", "content": "d"}, {"role": "assistant", "content": "e"}]})", "m"),
       tokenizer(), &chat, "m");
   EXPECT_EQ(sample.rewritten, 1);
+  const ChatTemplate ends_the_chat = chat_template("phi3.jinja");  // which drops nothing
+  const auto whole = encode_sample(
+      parse_json(R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"},
+                                  {"role": "user", "content": "d"}, {"role": "assistant", "content": "e"}]})", "m"),
+      tokenizer(), &ends_the_chat, "m");
+  EXPECT_EQ(whole.rewritten, 0);
 }
 
 // Every golden mask, damaged in all the ways that a bug might: the check finds it.
@@ -83,10 +90,11 @@ TEST(Golden, DamagedMasksAreCaught) {
   const Tokenizer tokens = tokenizer();
   for (const Golden& golden : all_golden()) {
     const Json line = parse_json(golden.line, golden.name);
-    const auto chat = chat_template(golden.chat_template)
-                          .render_with_answers(line["messages"], template_variables(line, golden.name));
+    RenderedChat chat = chat_template(golden.chat_template)
+                            .render_with_answers(line["messages"], template_variables(line, golden.name));
     std::vector<int64_t> ends;
     const auto ids = tokens.encode(chat.text, ends);
+    end_before_special(chat, ids, ends, tokens);
     const TokenizedChat tokenized{chat, ids, ends};
     std::vector<uint8_t> mask;
     ASSERT_THAT(mark_answers(tokenized, tokens, mask), testing::IsEmpty());
