@@ -1,20 +1,27 @@
 #!/usr/bin/env python3
-"""Rendered chats of Tessera against transformers' apply_chat_template.
+"""Rendered chats of Tessera against transformers' apply_chat_template, and loss masks against its assistant masks.
 
-    tests/parity/chat_parity.py --tool TEMPLATE_TOOL
+    tests/parity/chat_parity.py --tool TEMPLATE_TOOL --tokenize COMMAND
 
 Templates are those that the TRL package ships, and a few of our own that use the rest of the language. Each renders each
 conversation with and without the generation prompt; where transformers refuses a conversation, Tessera must refuse it too.
+TRL's training templates mark what the assistant says with {% generation %}: Tessera, which does not look at those marks
+(COMMAND is `tessera tokenize --model`), has to train the same text.
 """
 import argparse
 import json
+import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import trl
+from families import CL100K, byte_level, bytes_family, isolated
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 
 OWN = {
     "zephyr": "{% for m in messages %}\n{% if m['role'] == 'user' %}\n{{ '<|user|>\n' + m['content'] + eos_token }}\n"
@@ -130,15 +137,63 @@ def expected_of(tokenizer, template, messages, prompt, variables):
         return error
 
 
+CHATML = ["<|im_start|>", "<|im_end|>"]
+DEEPSEEK = ["<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"]
+MASKS = {  # a template with {% generation %}, and the special tokens of its model
+    "llama3_training": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "qwen2_5_training": CHATML, "qwen3_training": CHATML, "qwen3_instruct_2507_training": CHATML,
+    "deepseekv3_training": DEEPSEEK, "deepseek_r1_distill_training": DEEPSEEK,
+    "gemma_training": ["<start_of_turn>", "<end_of_turn>"], "phi3_training": ["<|user|>", "<|assistant|>", "<|end|>", "<|system|>"],
+}
+
+
+PROMPTS = ["<\uff5cAssistant\uff5c>", "<\uff5ctool\u2581outputs\u2581end\uff5c>", "<think>", "</think>"]
+
+
+def masks_agree(tokenizer, ids, ours, theirs):
+    """The same text. TRL also marks white space behind an answer, and what generation prompts write before it."""
+    extra = tokenizer.decode([i for i, a, b in zip(ids, ours, theirs) if b and not a])
+    for prompt in PROMPTS:
+        extra = extra.replace(prompt, "")
+    return extra.strip() == "" and all(b for a, b in zip(ours, theirs) if a)
+
+
+def compare_masks(name, special, command, folder):
+    data = bytes_family(["hello world, hello again. " * 50] * 10, byte_level(isolated(CL100K % "")), ["<s>", "<|endoftext|>", *special])
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    (folder / "chat_template.jinja").write_text((TEMPLATES / f"{name}.jinja").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<|endoftext|>"}))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected, lines = [], []
+    for messages, variables in conversations():
+        try:
+            expected.append(tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True, **variables))
+        except Exception:  # compared above
+            continue
+        lines.append(json.dumps({"messages": messages, "chat_template_kwargs": variables}))
+    done = subprocess.run(shlex.split(command) + [str(folder)], input="\n".join(lines).encode(), capture_output=True, check=True)
+    answers = [json.loads(line) for line in done.stdout.decode().split("\n") if line]
+    wrong = doubtful = 0
+    for line, answer, reference in zip(lines, answers, expected):
+        doubtful += "doubts" in answer
+        if answer["ids"] != reference["input_ids"] or not ("doubts" in answer or masks_agree(
+                tokenizer, answer["ids"], answer["loss_mask"], reference["assistant_masks"])):
+            wrong += 1
+            print(f"  {name}: the mask differs: {line[:300]}")
+    print(f"{name:30} {len(lines)} masks: {wrong} differ, {doubtful} would be refused", flush=True)
+    return wrong + (doubtful > 1)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tool", required=True)
+    parser.add_argument("--tokenize", required=True)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **special)
-    folder = Path(trl.__file__).parent / "chat_templates"
-    templates = {f"trl/{path.stem}": path.read_text() for path in sorted(folder.glob("*.jinja"))} | OWN
+    templates = {f"trl/{path.stem}": path.read_text() for path in sorted(TEMPLATES.glob("*.jinja"))} | OWN
     templates = {name: text for name, text in templates.items() if options.only in name}
     cases, lines = [], []
     for name, template in templates.items():
@@ -171,6 +226,10 @@ def main():
         if bad[name]:
             print(f"{name:40} {rendered[name]:3} rendered, {bad[name]} differ")
     print(f"{len(templates)} templates, {len(cases)} chats, of which {sum(rendered.values())} rendered by transformers; {wrong} differ")
+    for name, special in MASKS.items():
+        if options.only in name:
+            with tempfile.TemporaryDirectory() as scratch:
+                wrong += compare_masks(name, special, options.tokenize, Path(scratch))
     sys.exit(1 if wrong else 0)
 
 
