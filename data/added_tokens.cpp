@@ -59,8 +59,8 @@ std::pair<int32_t, size_t> AddedTokenMatcher::longest_at(std::string_view text, 
   return best;
 }
 
-void AddedTokenMatcher::cut(std::string_view text, bool skip_special,
-                            std::vector<Part>& out, std::span<const size_t> plain) const {
+void AddedTokenMatcher::cut(std::string_view text, bool skip_special, std::vector<Part>& out,
+                            std::span<const size_t> plain) const {
   out.clear();
   size_t covered = 0;
   size_t at = tokens_.empty() ? text.size() : 0;

@@ -162,8 +162,8 @@ size_t Bpe::unknown_length(std::string_view text) const {
   return std::min(at, text.size());
 }
 
-// An unknown symbol waits for the next known one, since it may be fused with others; symbols made of bytes do not end
-// the wait (as in tokenizers).
+// An unknown symbol waits for the next known one, since it may be fused with others; symbols made
+// of bytes do not end the wait (as in tokenizers).
 void Bpe::first_symbols(std::string_view word, std::vector<int32_t>& ids) const {
   bool waiting = false;
   const auto push = [&](int32_t id) {
@@ -186,7 +186,8 @@ void Bpe::first_symbols(std::string_view word, std::vector<int32_t>& ids) const 
     if (id >= 0) {
       push(id);
     } else if (symbols_.by_character && has_bytes(symbol)) {
-      for (const char byte : symbol) ids.push_back(symbols_.bytes[static_cast<unsigned char>(byte)]);
+      for (const char byte : symbol)
+        ids.push_back(symbols_.bytes[static_cast<unsigned char>(byte)]);
     } else if (symbols_.unknown_id >= 0) {
       if (waiting && !symbols_.fuse_unknown) ids.push_back(symbols_.unknown_id);
       waiting = true;

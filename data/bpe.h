@@ -49,7 +49,8 @@ class Bpe final {
   /// The symbols that a word's merges begin with: its bytes or its characters.
   struct Symbols {
     bool by_character = false;
-    /// The id of each byte, or -1. By character: of those that stand for a character without an id (byte fallback).
+    /// The id of each byte, or -1. By character: of those that stand for a character without an id
+    /// (byte fallback).
     std::array<int32_t, 256> bytes;
     std::unordered_map<uint32_t, int32_t> characters;  // code point -> id
     int32_t unknown_id = -1;     // for what has no id; -1: it is dropped, as in tokenizers

@@ -37,13 +37,15 @@ class Trainer {
  public:
   Trainer(const WordCounts& counts, const BpeTrainerOptions& options) : options_(options) {
     for (const std::string& token : options.special_tokens) {
-      if (ids_.contains(token)) throw ConfigError("the special token \"" + token + "\" is given twice");
+      if (ids_.contains(token))
+        throw ConfigError("the special token \"" + token + "\" is given twice");
       (void)id_of(token);
     }
     const std::array<int32_t, 256> bytes = add_bytes();
     if (options.vocab_size < static_cast<int64_t>(out_.tokens.size())) {
       throw ConfigError(detail::concat("a vocabulary of ", options.vocab_size, " has no room for ",
-                                       options.special_tokens.size(), " special tokens and 256 bytes; set --vocab to more than ",
+                                       options.special_tokens.size(),
+                                       " special tokens and 256 bytes; set --vocab to more than ",
                                        out_.tokens.size()));
     }
     add_words(counts, bytes);
@@ -77,7 +79,9 @@ class Trainer {
   // In the order of GPT-2's characters for them: printable ones first.
   std::array<int32_t, 256> add_bytes() {
     std::array<int32_t, 256> ids{};
-    const auto printable = [](int b) { return (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b != 0xAD); };
+    const auto printable = [](int b) {
+      return (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b != 0xAD);
+    };
     for (const bool wanted : {true, false}) {
       uint32_t next = 256;
       for (int b = 0; b < 256; ++b) {
@@ -98,13 +102,15 @@ class Trainer {
       for (const char c : text) word.ids.push_back(bytes[static_cast<unsigned char>(c)]);
       if (word.ids.size() > 1) words_.push_back(std::move(word));
     }
-    if (words_.size() > UINT32_MAX) throw ConfigError("the corpus has more than 4 billion different words");
+    if (words_.size() > UINT32_MAX)
+      throw ConfigError("the corpus has more than 4 billion different words");
   }
 
   void count_pairs() {
     for (size_t w = 0; w < words_.size(); ++w) {
       const Word& word = words_[w];
-      for (size_t i = 0; i + 1 < word.ids.size(); ++i) note(pair_of(word.ids[i], word.ids[i + 1]), word.count, w);
+      for (size_t i = 0; i + 1 < word.ids.size(); ++i)
+        note(pair_of(word.ids[i], word.ids[i + 1]), word.count, w);
     }
     queue_new();
   }
@@ -128,15 +134,17 @@ class Trainer {
   }
 
   void merge(const Candidate& best) {
-    const auto left = static_cast<int32_t>(best.pair >> 32), right = static_cast<int32_t>(best.pair & UINT32_MAX);
-    const int32_t id = id_of(out_.tokens[static_cast<size_t>(left)] + out_.tokens[static_cast<size_t>(right)]);
+    const auto left = static_cast<int32_t>(best.pair >> 32),
+               right = static_cast<int32_t>(best.pair & UINT32_MAX);
+    const int32_t id =
+        id_of(out_.tokens[static_cast<size_t>(left)] + out_.tokens[static_cast<size_t>(right)]);
     out_.merges.emplace_back(left, right);
     for (const uint32_t word : best.words) merge_in(word, left, right, id);
     queue_new();
   }
 
-  // From left to right; the pairs around each merge change. The count of the merged pair itself is left alone: it is not
-  // looked at again.
+  // From left to right; the pairs around each merge change. The count of the merged pair itself is
+  // left alone: it is not looked at again.
   void merge_in(uint32_t index, int32_t left, int32_t right, int32_t id) {
     Word& word = words_[index];
     auto& ids = word.ids;
@@ -165,13 +173,15 @@ class Trainer {
   std::unordered_map<std::string, int32_t> ids_;
   std::vector<Word> words_;
   std::unordered_map<Pair, int64_t> counts_;
-  std::unordered_map<Pair, std::vector<uint32_t>> new_;  // pairs that occur in words where they did not before
+  std::unordered_map<Pair, std::vector<uint32_t>>
+      new_;  // pairs that occur in words where they did not before
   std::vector<Candidate> heap_;
 };
 
 }  // namespace
 
-WordCounts count_words(const std::vector<std::string_view>& texts, const PreTokenizer& pre_tokenizer, int threads) {
+WordCounts count_words(const std::vector<std::string_view>& texts,
+                       const PreTokenizer& pre_tokenizer, int threads) {
   std::vector<WordCounts> parts(static_cast<size_t>(std::max(1, threads)));
   std::atomic<size_t> next{0};
   const auto work = [&](WordCounts& counts) {

@@ -10,8 +10,12 @@ namespace tessera::data {
 namespace {
 
 size_t common_prefix(std::string_view a, std::string_view b) {
-  return static_cast<size_t>(std::mismatch(a.begin(), a.begin() + static_cast<std::ptrdiff_t>(std::min(a.size(), b.size())),
-                                           b.begin()).first - a.begin());
+  return static_cast<size_t>(
+      std::mismatch(a.begin(),
+                    a.begin() + static_cast<std::ptrdiff_t>(std::min(a.size(), b.size())),
+                    b.begin())
+          .first -
+      a.begin());
 }
 
 size_t common_suffix(std::string_view a, std::string_view b) {
@@ -52,36 +56,44 @@ Json reworded(Json message, const std::string& text) {
 /// Finds answers by what changes in the text when a message does.
 class Finder {
  public:
-  Finder(const ChatTemplate& chat_template, const Json& messages, const Json& extra, const std::string& text)
+  Finder(const ChatTemplate& chat_template, const Json& messages, const Json& extra,
+         const std::string& text)
       : template_(chat_template), messages_(messages), extra_(extra), text_(text) {}
 
-  /// `alone`: the chat up to this message; `before`: up to the generation prompt; `floor`: where the turn before ends.
-  RenderedChat::Answer find(size_t i, const std::string& before, const std::string& alone, size_t floor,
-                            bool& rewritten) const {
+  /// `alone`: the chat up to this message; `before`: up to the generation prompt; `floor`: where
+  /// the turn before ends.
+  RenderedChat::Answer find(size_t i, const std::string& before, const std::string& alone,
+                            size_t floor, bool& rewritten) const {
     const TextRange words = changed(messages_, i, text_);
     const Json prefix = first(i + 1);
     const TextRange words_alone = changed(prefix, i, alone);
     const std::string behind = alone.substr(words_alone.end);
-    if (words.begin > words.end || words.begin < floor) doubt(i, words, "does not show what the message says");
-    // Phi-3 writes one more token behind a chat's last turn: what both have in common ends the turn.
+    if (words.begin > words.end || words.begin < floor)
+      doubt(i, words, "does not show what the message says");
+    // Phi-3 writes one more token behind a chat's last turn: what both have in common ends the
+    // turn.
     const size_t end = words.end + common_prefix(behind, std::string_view(text_).substr(words.end));
     if (end == words.end) doubt(i, words, "ends the turn differently when more turns follow");
     const size_t begin = opening(i, before, text_, floor, words.begin);
-    if (begin == std::string::npos) doubt(i, words, "opens the turn differently than it asks for an answer");
+    if (begin == std::string::npos)
+      doubt(i, words, "opens the turn differently than it asks for an answer");
     const size_t begin_alone = opening(i, before, alone, 0, words_alone.begin);
     rewritten = begin_alone == std::string::npos ||
-                alone.substr(begin_alone, words_alone.end - begin_alone) != text_.substr(begin, words.end - begin);
+                alone.substr(begin_alone, words_alone.end - begin_alone) !=
+                    text_.substr(begin, words.end - begin);
     return {i, begin, end};
   }
 
   [[noreturn]] void doubt(size_t i, TextRange range, const char* what) const {
-    const size_t begin = std::min(range.begin, text_.size()), end = std::clamp(range.end, begin, text_.size());
+    const size_t begin = std::min(range.begin, text_.size()),
+                 end = std::clamp(range.end, begin, text_.size());
     throw UnprovenMask(tessera::detail::concat(
         "message ", i + 1, " (assistant): the chat template ", what,
-        ", so it cannot be told which tokens to train; mend the template, end the chat with this turn, or use {\"prompt\", "
+        ", so it cannot be told which tokens to train; mend the template, end the chat with this "
+        "turn, or use {\"prompt\", "
         "\"completion\"}. The text, with the doubtful part in [[..]]: ",
-        excerpt(text_.substr(0, begin), false), "[[", excerpt(text_.substr(begin, end - begin), true), "]]",
-        excerpt(text_.substr(end), true)));
+        excerpt(text_.substr(0, begin), false), "[[",
+        excerpt(text_.substr(begin, end - begin), true), "]]", excerpt(text_.substr(end), true)));
   }
 
  private:
@@ -101,8 +113,8 @@ class Finder {
     return out;
   }
 
-  // The part of `text`, which `messages` make, that depends on the words of message i. Two other wordings, whose first and
-  // last characters differ: the right one cannot share those with both.
+  // The part of `text`, which `messages` make, that depends on the words of message i. Two other
+  // wordings, whose first and last characters differ: the right one cannot share those with both.
   TextRange changed(Json messages, size_t i, const std::string& text) const {
     const Json message = messages[i];
     TextRange range{text.size(), 0};
@@ -117,14 +129,16 @@ class Finder {
     return range;
   }
 
-  // Where the answer begins: behind the generation prompt, or behind the first part of it that the template writes in a
-  // turn that is over (R1 asks with <think>, which it does not write there).
-  size_t opening(size_t i, const std::string& before, std::string_view text, size_t floor, size_t words) const {
+  // Where the answer begins: behind the generation prompt, or behind the first part of it that the
+  // template writes in a turn that is over (R1 asks with <think>, which it does not write there).
+  size_t opening(size_t i, const std::string& before, std::string_view text, size_t floor,
+                 size_t words) const {
     const std::string history = i == 0 ? "" : template_.render(first(i), false, extra_);
     const std::string prompt = before.substr(common_prefix(history, before));
     if (prompt.empty()) return std::string::npos;
     const std::string_view turn = text.substr(floor, words - floor);
-    if (const size_t at = turn.rfind(prompt); at != std::string_view::npos) return floor + at + prompt.size();
+    if (const size_t at = turn.rfind(prompt); at != std::string_view::npos)
+      return floor + at + prompt.size();
     for (size_t size = prompt.size() - 1; size > 0; --size)
       if (turn.ends_with(std::string_view(prompt).substr(0, size))) return words;
     return std::string::npos;
@@ -146,9 +160,11 @@ RenderedChat ChatTemplate::render_with_answers(const Json& messages, const Json&
     try {
       return render(some, prompt, extra);
     } catch (const ConfigError& error) {
-      throw UnprovenMask(tessera::detail::concat(
-          "message ", i + 1, " (assistant): the chat template does not render the chat up to this turn, so it cannot be "
-          "told which tokens to train: ", error.what()));
+      throw UnprovenMask(tessera::detail::concat("message ", i + 1,
+                                                 " (assistant): the chat template does not render "
+                                                 "the chat up to this turn, so it cannot be "
+                                                 "told which tokens to train: ",
+                                                 error.what()));
     }
   };
   Json prefix = Json::array();
@@ -160,7 +176,8 @@ RenderedChat ChatTemplate::render_with_answers(const Json& messages, const Json&
     }
     const std::string before = render_prefix(prefix, true, i);
     prefix.push_back(messages[i]);
-    const std::string alone = i + 1 == messages.size() ? chat.text : render_prefix(prefix, false, i);
+    const std::string alone =
+        i + 1 == messages.size() ? chat.text : render_prefix(prefix, false, i);
     if (chat.text.starts_with(alone) && alone.starts_with(before) && before.size() >= floor) {
       chat.answers.push_back({i, before.size(), alone.size()});
     } else {
@@ -178,11 +195,13 @@ namespace {
 constexpr std::string_view kPlainMark = "\uFDD0";
 
 std::string marked(std::string text, const std::vector<std::string>& tokens) {
-  if (text.find(kPlainMark) != std::string::npos) throw ConfigError("a text holds the noncharacter U+FDD0; take it out");
+  if (text.find(kPlainMark) != std::string::npos)
+    throw ConfigError("a text holds the noncharacter U+FDD0; take it out");
   for (const std::string& token : tokens) {
     if (token.empty()) continue;
     const size_t first = decode_utf8(token.data()).length;
-    for (size_t at = text.find(token); at != std::string::npos; at = text.find(token, at + kPlainMark.size() + token.size()))
+    for (size_t at = text.find(token); at != std::string::npos;
+         at = text.find(token, at + kPlainMark.size() + token.size()))
       text.insert(at + first, kPlainMark);
   }
   return text;
@@ -204,7 +223,8 @@ void unmark_plain(RenderedChat& chat) {
   std::string out;
   std::vector<size_t> removed;  // where marks were, in the text with marks
   size_t from = 0;
-  for (size_t at = chat.text.find(kPlainMark); at != std::string::npos; at = chat.text.find(kPlainMark, from)) {
+  for (size_t at = chat.text.find(kPlainMark); at != std::string::npos;
+       at = chat.text.find(kPlainMark, from)) {
     out.append(chat.text, from, at - from);
     chat.plain.push_back(out.size());
     removed.push_back(at);

@@ -15,7 +15,8 @@ constexpr const char* kTokenNames[] = {"bos_token", "eos_token", "pad_token", "u
 std::string named_template(const Json& config, const char* name, const std::string& where) {
   const auto found = config.find("chat_template");
   if (found == config.end() || found->is_null()) return "";
-  if (found->is_string()) return std::string_view(name) == "default" ? found->get<std::string>() : "";
+  if (found->is_string())
+    return std::string_view(name) == "default" ? found->get<std::string>() : "";
   if (found->is_array()) {
     for (const Json& item : *found) {
       if (item.is_object() && item.contains("name") && item["name"] == name &&
@@ -81,7 +82,8 @@ ChatTemplate ChatTemplate::load(const std::filesystem::path& folder) {
 }
 
 namespace {
-// transformers leaves out members that are null, and gives reasoning all the names that templates read.
+// transformers leaves out members that are null, and gives reasoning all the names that templates
+// read.
 Json as_templates_read(const Json& messages) {
   Json out = Json::array();
   for (const Json& message : messages) {

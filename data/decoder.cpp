@@ -61,7 +61,7 @@ struct Decoder::Step {
   std::string text;  // kStrip, kMetaspace: the character
   std::unique_ptr<Normalizer> replace;
   int64_t start = 0, stop = 0;  // kStrip: how many characters at most
-  bool prefixed = false;        // kMetaspace: the first token's leading space is not part of the text
+  bool prefixed = false;  // kMetaspace: the first token's leading space is not part of the text
 
   void apply(std::vector<std::string>& tokens) const;
   void strip(std::string& token) const;
@@ -72,7 +72,8 @@ Decoder::~Decoder() = default;
 Decoder::Decoder(Decoder&&) noexcept = default;
 Decoder& Decoder::operator=(Decoder&&) noexcept = default;
 
-Decoder::Decoder(const nlohmann::json& spec, std::string_view where) : joined_by_spaces_(spec.is_null()) {
+Decoder::Decoder(const nlohmann::json& spec, std::string_view where)
+    : joined_by_spaces_(spec.is_null()) {
   if (!spec.is_null()) add(spec, where);
 }
 
@@ -101,17 +102,19 @@ void Decoder::add(const nlohmann::json& spec, std::string_view where) {
     step.start = count_of(spec, "start");
     step.stop = count_of(spec, "stop");
   } else {
-    throw ConfigError(detail::concat(
-        where, ": decoder \"", name,
-        "\" is not supported (supported: ByteLevel for byte-level models; Metaspace, Replace, ByteFallback, Fuse, Strip, "
-        "Sequence for others)"));
+    throw ConfigError(detail::concat(where, ": decoder \"", name,
+                                     "\" is not supported (supported: ByteLevel for byte-level "
+                                     "models; Metaspace, Replace, ByteFallback, Fuse, Strip, "
+                                     "Sequence for others)"));
   }
   steps_.push_back(std::move(step));
 }
 
 void Decoder::Step::strip(std::string& token) const {
-  for (int64_t i = 0; i < start && !text.empty() && token.starts_with(text); ++i) token.erase(0, text.size());
-  for (int64_t i = 0; i < stop && !text.empty() && token.ends_with(text); ++i) token.resize(token.size() - text.size());
+  for (int64_t i = 0; i < start && !text.empty() && token.starts_with(text); ++i)
+    token.erase(0, text.size());
+  for (int64_t i = 0; i < stop && !text.empty() && token.ends_with(text); ++i)
+    token.resize(token.size() - text.size());
 }
 
 void Decoder::Step::apply(std::vector<std::string>& tokens) const {

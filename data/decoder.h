@@ -1,5 +1,5 @@
-// tokenizer.json's "decoder" for models of characters: how the tokens of an answer become text. Byte-level models need
-// none of this: their text is the tokens' bytes.
+// tokenizer.json's "decoder" for models of characters: how the tokens of an answer become text.
+// Byte-level models need none of this: their text is the tokens' bytes.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -17,8 +17,8 @@ class Decoder final {
   ~Decoder();
   Decoder(Decoder&&) noexcept;
   Decoder& operator=(Decoder&&) noexcept;
-  /// `spec`: null, Metaspace, Replace, ByteFallback, Fuse, Strip or a Sequence of them. Throws ConfigError, opening with
-  /// `where`, for anything else.
+  /// `spec`: null, Metaspace, Replace, ByteFallback, Fuse, Strip or a Sequence of them. Throws
+  /// ConfigError, opening with `where`, for anything else.
   Decoder(const nlohmann::json& spec, std::string_view where);
 
   /// The text of the tokens, as tokenizer.json spells them.

@@ -13,14 +13,14 @@ namespace tessera::data::jinja {
 
 enum class Kind {
   // Statements
-  kText,      // text
-  kOutput,    // children[0]
-  kIf,        // children: condition, then (kBlock), else (kBlock)
-  kFor,       // names; children: iterable, filter or null, body (kBlock), else (kBlock)
-  kSet,       // names (one or several); text: the attribute of a namespace, or empty; children[0]: value
-  kMacro,     // text: name; names: parameters; defaults in named; children[0]: body
+  kText,    // text
+  kOutput,  // children[0]
+  kIf,      // children: condition, then (kBlock), else (kBlock)
+  kFor,     // names; children: iterable, filter or null, body (kBlock), else (kBlock)
+  kSet,  // names (one or several); text: the attribute of a namespace, or empty; children[0]: value
+  kMacro,      // text: name; names: parameters; defaults in named; children[0]: body
   kCallBlock,  // names: parameters; defaults in named; children: call, body
-  kScope,     // names bound in named; children[0]: body
+  kScope,      // names bound in named; children[0]: body
   kBreak,
   kContinue,
   kBlock,  // children: statements

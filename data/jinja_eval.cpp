@@ -307,7 +307,8 @@ class Evaluator {
     const Arguments given = arguments(node);
     line_ = node.line;
     if (!function.is_callable())
-      fail_(callee.kind == Kind::kName ? "the function '" + callee.text + "' is not supported" : "this cannot be called");
+      fail_(callee.kind == Kind::kName ? "the function '" + callee.text + "' is not supported"
+                                       : "this cannot be called");
     return call_value(function, given);
   }
 
@@ -326,7 +327,8 @@ class Evaluator {
       value.space = std::make_shared<Scope>(given.named);
       for (const Value& base : given.positional)
         for (const Value& key : elements(base, fail_))
-          value.space->try_emplace(to_string(key, "namespace()", fail_), find_attribute(base, to_string(key, "", fail_)));
+          value.space->try_emplace(to_string(key, "namespace()", fail_),
+                                   find_attribute(base, to_string(key, "", fail_)));
       return value;
     }
     Json dict = given.positional.empty() ? Json::object() : plain(given.positional[0]);
@@ -348,9 +350,11 @@ class Evaluator {
 
   Scope bind_parameters(const Node& macro, const Arguments& given) {
     Scope scope;
-    if (given.positional.size() > macro.names.size()) fail_("too many arguments of macro '" + macro.text + "'");
+    if (given.positional.size() > macro.names.size())
+      fail_("too many arguments of macro '" + macro.text + "'");
     for (const auto& [key, node] : macro.named) scope[key] = evaluate(*node);
-    for (size_t i = 0; i < given.positional.size(); ++i) scope[macro.names[i]] = given.positional[i];
+    for (size_t i = 0; i < given.positional.size(); ++i)
+      scope[macro.names[i]] = given.positional[i];
     for (const auto& [key, value] : given.named) {
       if (std::find(macro.names.begin(), macro.names.end(), key) == macro.names.end())
         fail_("macro '" + macro.text + "' has no parameter '" + key + "'");
@@ -392,15 +396,17 @@ class Evaluator {
     const Caller caller = callers_.back();
     callers_.pop_back();
     Scope scope = bind_parameters(*caller.node, given);
-    std::vector<Scope> hidden(std::make_move_iterator(scopes_.begin() + static_cast<std::ptrdiff_t>(caller.num_scopes)),
-                              std::make_move_iterator(scopes_.end()));
+    std::vector<Scope> hidden(
+        std::make_move_iterator(scopes_.begin() + static_cast<std::ptrdiff_t>(caller.num_scopes)),
+        std::make_move_iterator(scopes_.end()));
     scopes_.resize(caller.num_scopes);
     const size_t base = std::exchange(base_, caller.base);
     std::string outer = std::exchange(output_, "");
     scopes_.push_back(std::move(scope));
     execute(*caller.node->children[1]);
     scopes_.pop_back();
-    scopes_.insert(scopes_.end(), std::make_move_iterator(hidden.begin()), std::make_move_iterator(hidden.end()));
+    scopes_.insert(scopes_.end(), std::make_move_iterator(hidden.begin()),
+                   std::make_move_iterator(hidden.end()));
     base_ = base;
     callers_.push_back(caller);
     return Value(std::exchange(output_, std::move(outer)));

@@ -319,8 +319,8 @@ NodePtr ExpressionParser::test(NodePtr value) {
   const bool name = next == TokenKind::kName && !kNoArgument.contains(peek().text);
   if (is_operator("(")) {
     arguments(*node);
-  } else if (name || next == TokenKind::kString || next == TokenKind::kInteger || next == TokenKind::kFloat ||
-             is_operator("[") || is_operator("{")) {
+  } else if (name || next == TokenKind::kString || next == TokenKind::kInteger ||
+             next == TokenKind::kFloat || is_operator("[") || is_operator("{")) {
     node->children.push_back(postfix(primary()));
   }
   if (!negated) return node;

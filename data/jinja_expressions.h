@@ -17,7 +17,8 @@ class ExpressionParser {
  protected:
   static constexpr int kMaxDepth = 150;
 
-  ExpressionParser(std::vector<Token> tokens, const std::string& name) : tokens_(std::move(tokens)), name_(name) {}
+  ExpressionParser(std::vector<Token> tokens, const std::string& name)
+      : tokens_(std::move(tokens)), name_(name) {}
 
   struct Deeper {
     explicit Deeper(ExpressionParser& parser) : parser_(parser) {
@@ -32,7 +33,9 @@ class ExpressionParser {
     throw ConfigError(tessera::detail::concat(name_, ":", peek().line, ": ", parts...));
   }
 
-  [[nodiscard]] const Token& peek(size_t ahead = 0) const { return tokens_[std::min(at_ + ahead, tokens_.size() - 1)]; }
+  [[nodiscard]] const Token& peek(size_t ahead = 0) const {
+    return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
+  }
   const Token& take() { return tokens_[std::min(at_++, tokens_.size() - 1)]; }
   [[nodiscard]] bool is_operator(std::string_view text) const {
     return peek().kind == TokenKind::kOperator && peek().text == text;

@@ -65,7 +65,8 @@ Value judged(const Value& item, const std::optional<std::string>& attribute) {
 
 Value default_filter(const Call& call) {
   const Value* other = call.arguments.find(0, "default_value");
-  const bool replace = call.value.is_undefined() || (call.flag(1, "boolean", false) && !truthy(call.value));
+  const bool replace =
+      call.value.is_undefined() || (call.flag(1, "boolean", false) && !truthy(call.value));
   return !replace ? call.value : other == nullptr ? Value(Json("")) : *other;
 }
 
@@ -96,9 +97,11 @@ Value tojson(const Call& call) {
 
 Value length(const Call& call) {
   if (call.value.is_string())
-    return Value(static_cast<int64_t>(characters(call.value.json->get_ref<const std::string&>()).size()));
+    return Value(
+        static_cast<int64_t>(characters(call.value.json->get_ref<const std::string&>()).size()));
   if (call.value.is_undefined()) return Value(Json(0));
-  if (call.value.json == nullptr || !call.value.json->is_structured()) call.fail(kind_name(call.value) + " has no length");
+  if (call.value.json == nullptr || !call.value.json->is_structured())
+    call.fail(kind_name(call.value) + " has no length");
   return Value(static_cast<int64_t>(call.value.json->size()));
 }
 
@@ -123,7 +126,9 @@ Value replace(const Call& call) {
 
 Value end_of(const Call& call) {
   const auto all = call.items();
-  return all.empty() ? Value::undefined(call.name) : call.name == "first" ? all.front() : all.back();
+  return all.empty()            ? Value::undefined(call.name)
+         : call.name == "first" ? all.front()
+                                : all.back();
 }
 
 Value list(const Call& call) {
@@ -143,16 +148,19 @@ Value unique(const Call& call) {
   std::vector<Value> out, seen;
   for (const Value& item : call.items()) {
     Value key = judged(item, attribute);
-    if (ignore_case && key.is_string()) key = Value(lower_case(key.json->get_ref<const std::string&>()));
-    if (std::any_of(seen.begin(), seen.end(), [&](const Value& other) { return equal(other, key); })) continue;
+    if (ignore_case && key.is_string())
+      key = Value(lower_case(key.json->get_ref<const std::string&>()));
+    if (std::any_of(seen.begin(), seen.end(),
+                    [&](const Value& other) { return equal(other, key); }))
+      continue;
     seen.push_back(key);
     out.push_back(item);
   }
   return list_of(out, call.fail);
 }
 
-void sort_by(std::vector<Value>& items, const std::optional<std::string>& attribute, bool ignore_case, bool reverse,
-             const Fail& fail) {
+void sort_by(std::vector<Value>& items, const std::optional<std::string>& attribute,
+             bool ignore_case, bool reverse, const Fail& fail) {
   std::stable_sort(items.begin(), items.end(), [&](const Value& a, const Value& b) {
     const Value x = judged(a, attribute), y = judged(b, attribute);
     return reverse ? less(y, x, ignore_case, fail) : less(x, y, ignore_case, fail);
@@ -161,13 +169,15 @@ void sort_by(std::vector<Value>& items, const std::optional<std::string>& attrib
 
 Value sort(const Call& call) {
   auto all = call.items();
-  sort_by(all, call.string(2, "attribute"), !call.flag(1, "case_sensitive", false), call.flag(0, "reverse", false), call.fail);
+  sort_by(all, call.string(2, "attribute"), !call.flag(1, "case_sensitive", false),
+          call.flag(0, "reverse", false), call.fail);
   return list_of(all, call.fail);
 }
 
 Value extreme(const Call& call) {
   auto all = call.items();
-  sort_by(all, call.string(1, "attribute"), !call.flag(0, "case_sensitive", false), call.name == "max", call.fail);
+  sort_by(all, call.string(1, "attribute"), !call.flag(0, "case_sensitive", false),
+          call.name == "max", call.fail);
   return all.empty() ? Value::undefined(call.name) : all.front();
 }
 
@@ -178,10 +188,12 @@ Value sum(const Call& call) {
   bool real = false;
   for (const Value& item : call.items()) {
     const Value number = judged(item, attribute);
-    if (number.json == nullptr || !number.json->is_number()) call.fail("sum needs numbers, not " + kind_name(number));
+    if (number.json == nullptr || !number.json->is_number())
+      call.fail("sum needs numbers, not " + kind_name(number));
     real = real || number.json->is_number_float();
     total += number.json->get<double>();
-    if (number.json->is_number_integer() && __builtin_add_overflow(whole, number.json->get<int64_t>(), &whole))
+    if (number.json->is_number_integer() &&
+        __builtin_add_overflow(whole, number.json->get<int64_t>(), &whole))
       call.fail("a number is too large");
   }
   return real ? Value(total) : Value(whole);
@@ -199,7 +211,8 @@ Value items(const Call& call) {
 Value dictsort(const Call& call) {
   auto pairs = elements(items(call), call.fail);
   const std::string by = call.string(1, "by").value_or("key");
-  sort_by(pairs, by == "value" ? "1" : "0", !call.flag(0, "case_sensitive", false), call.flag(2, "reverse", false), call.fail);
+  sort_by(pairs, by == "value" ? "1" : "0", !call.flag(0, "case_sensitive", false),
+          call.flag(2, "reverse", false), call.fail);
   return list_of(pairs, call.fail);
 }
 
@@ -208,7 +221,8 @@ std::optional<double> parse_number(const Value& value) {
   if (value.json->is_boolean()) return value.json->get<bool>() ? 1 : 0;
   if (value.json->is_number()) return value.json->get<double>();
   if (!value.json->is_string()) return std::nullopt;
-  const std::string text = strip(value.json->get_ref<const std::string&>(), std::nullopt, true, true);
+  const std::string text =
+      strip(value.json->get_ref<const std::string&>(), std::nullopt, true, true);
   char* end = nullptr;
   const double number = std::strtod(text.c_str(), &end);
   return text.empty() || *end != '\0' ? std::nullopt : std::optional(number);
@@ -217,13 +231,16 @@ std::optional<double> parse_number(const Value& value) {
 Value to_int(const Call& call) {
   if (call.value.json != nullptr && call.value.json->is_number_integer()) return call.value;
   if (call.value.is_string()) {
-    const std::string text = strip(call.value.json->get_ref<const std::string&>(), std::nullopt, true, true);
+    const std::string text =
+        strip(call.value.json->get_ref<const std::string&>(), std::nullopt, true, true);
     char* end = nullptr;
-    const int64_t number = std::strtoll(text.c_str(), &end, static_cast<int>(call.integer(1, "base", 10)));
+    const int64_t number =
+        std::strtoll(text.c_str(), &end, static_cast<int>(call.integer(1, "base", 10)));
     if (!text.empty() && *end == '\0') return Value(number);
   }
   const auto number = parse_number(call.value);
-  return number && std::abs(*number) < 9e18 ? Value(static_cast<int64_t>(*number)) : Value(call.integer(0, "default", 0));
+  return number && std::abs(*number) < 9e18 ? Value(static_cast<int64_t>(*number))
+                                            : Value(call.integer(0, "default", 0));
 }
 
 Value to_float(const Call& call) {
@@ -233,7 +250,8 @@ Value to_float(const Call& call) {
 }
 
 Value absolute(const Call& call) {
-  if (call.value.json == nullptr || !call.value.json->is_number()) call.fail("abs of " + kind_name(call.value));
+  if (call.value.json == nullptr || !call.value.json->is_number())
+    call.fail("abs of " + kind_name(call.value));
   if (call.value.json->is_number_float()) return Value(std::abs(call.value.json->get<double>()));
   const auto number = call.value.json->get<int64_t>();
   return number < 0 ? Value(static_cast<int64_t>(0 - static_cast<uint64_t>(number))) : call.value;
@@ -243,9 +261,12 @@ Value round(const Call& call) {
   const auto number = parse_number(call.value);
   if (!number) call.fail("round of " + kind_name(call.value));
   const std::string method = call.string(1, "method").value_or("common");
-  const double scale = std::pow(10.0, static_cast<double>(std::clamp<int64_t>(call.integer(0, "precision", 0), -15, 15)));
+  const double scale = std::pow(
+      10.0, static_cast<double>(std::clamp<int64_t>(call.integer(0, "precision", 0), -15, 15)));
   const double scaled = *number * scale;
-  const double rounded = method == "ceil" ? std::ceil(scaled) : method == "floor" ? std::floor(scaled) : std::nearbyint(scaled);
+  const double rounded = method == "ceil"    ? std::ceil(scaled)
+                         : method == "floor" ? std::floor(scaled)
+                                             : std::nearbyint(scaled);
   return Value(rounded / scale);
 }
 
@@ -255,21 +276,34 @@ Value indent(const Call& call) {
   if (width != nullptr && width->is_string()) {
     by = width->json->get<std::string>();
   } else if (width != nullptr) {
-    by.assign(static_cast<size_t>(std::clamp<int64_t>(to_integer(*width, call.fail), 0, kMaxWidth)), ' ');
+    by.assign(static_cast<size_t>(std::clamp<int64_t>(to_integer(*width, call.fail), 0, kMaxWidth)),
+              ' ');
   }
-  return Value(indent_lines(call.text(), by, call.flag(1, "first", false), call.flag(2, "blank", false)));
+  return Value(
+      indent_lines(call.text(), by, call.flag(1, "first", false), call.flag(2, "blank", false)));
 }
 
 Value escape(const Call& call) {
   std::string out;
   for (const char c : call.text()) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&#34;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return Value(out);
@@ -279,7 +313,8 @@ Value escape(const Call& call) {
 Arguments rest_of(const Arguments& arguments, size_t count) {
   Arguments rest;
   if (arguments.positional.size() > count)
-    rest.positional.assign(arguments.positional.begin() + static_cast<std::ptrdiff_t>(count), arguments.positional.end());
+    rest.positional.assign(arguments.positional.begin() + static_cast<std::ptrdiff_t>(count),
+                           arguments.positional.end());
   return rest;
 }
 
@@ -294,7 +329,8 @@ Value choose(const Call& call) {
   std::vector<Value> out;
   for (const Value& item : call.items()) {
     const Value subject = judged(item, attribute);
-    if ((test ? apply_test(*test, subject, rest, call.fail) : truthy(subject)) == keep) out.push_back(item);
+    if ((test ? apply_test(*test, subject, rest, call.fail) : truthy(subject)) == keep)
+      out.push_back(item);
   }
   return list_of(out, call.fail);
 }
@@ -355,7 +391,8 @@ const std::unordered_map<std::string, Filter>& filters() {
       {"sum", sum},
       {"title", [](const Call& c) { return Value(title_words(c.text())); }},
       {"tojson", tojson},
-      {"trim", [](const Call& c) { return Value(strip(c.text(), c.string(0, "chars"), true, true)); }},
+      {"trim",
+       [](const Call& c) { return Value(strip(c.text(), c.string(0, "chars"), true, true)); }},
       {"unique", unique},
       {"upper", [](const Call& c) { return Value(upper_case(c.text())); }},
   };
@@ -364,7 +401,8 @@ const std::unordered_map<std::string, Filter>& filters() {
 
 }  // namespace
 
-Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments, const Fail& fail) {
+Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments,
+                   const Fail& fail) {
   const auto found = filters().find(name);
   if (found == filters().end()) fail("the filter '" + name + "' is not supported");
   return found->second({name, value, arguments, fail});

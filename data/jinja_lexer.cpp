@@ -99,12 +99,15 @@ class Lexer {
 
   // {% raw %} text {% endraw %}: the text stays as it is.
   bool raw() {
-    static const std::regex kOpen(R"(\s*raw\s*([-+]?)%\})"), kClose(R"(\{%([-+]?)\s*endraw\s*([-+]?)%\})");
+    static const std::regex kOpen(R"(\s*raw\s*([-+]?)%\})"),
+        kClose(R"(\{%([-+]?)\s*endraw\s*([-+]?)%\})");
     std::smatch open, close;
     const auto start = source_.cbegin() + static_cast<std::ptrdiff_t>(at_);
     const size_t word = source_.find_first_not_of(" \t\n", at_);
     if (word == std::string::npos || source_.compare(word, 3, "raw") != 0) return false;
-    if (!std::regex_search(start, source_.cend(), open, kOpen, std::regex_constants::match_continuous)) return false;
+    if (!std::regex_search(start, source_.cend(), open, kOpen,
+                           std::regex_constants::match_continuous))
+      return false;
     advance(static_cast<size_t>(open.length()));
     after_block(open[1] == "-", open[1] != "+");
     const auto from = source_.cbegin() + static_cast<std::ptrdiff_t>(at_);

@@ -30,7 +30,9 @@ struct Call {
   }
   [[nodiscard]] std::optional<std::string> optional(size_t index, const char* key) const {
     const Value* found = arguments.find(index, key);
-    return found == nullptr || found->is_none() ? std::nullopt : std::optional(to_string(*found, name.c_str(), fail));
+    return found == nullptr || found->is_none()
+               ? std::nullopt
+               : std::optional(to_string(*found, name.c_str(), fail));
   }
   [[nodiscard]] int64_t integer(size_t index, const char* key, int64_t fallback) const {
     const Value* found = arguments.find(index, key);
@@ -45,7 +47,8 @@ Value strings(const std::vector<std::string>& parts) {
 }
 
 Value strip_method(const Call& call) {
-  return Value(strip(call.text, call.optional(0, "chars"), call.name != "rstrip", call.name != "lstrip"));
+  return Value(
+      strip(call.text, call.optional(0, "chars"), call.name != "rstrip", call.name != "lstrip"));
 }
 
 Value affix_method(const Call& call) {
@@ -61,14 +64,18 @@ Value affix_method(const Call& call) {
 
 Value remove_affix(const Call& call) {
   const std::string& affix = call.string(0, "affix");
-  if (call.name == "removeprefix") return Value(call.text.substr(call.text.starts_with(affix) ? affix.size() : 0));
-  return Value(call.text.substr(0, call.text.size() - (call.text.ends_with(affix) ? affix.size() : 0)));
+  if (call.name == "removeprefix")
+    return Value(call.text.substr(call.text.starts_with(affix) ? affix.size() : 0));
+  return Value(
+      call.text.substr(0, call.text.size() - (call.text.ends_with(affix) ? affix.size() : 0)));
 }
 
 Value split_method(const Call& call) {
   const auto separator = call.optional(0, "sep");
-  if (separator && separator->empty()) call.fail(call.name + "() needs a separator that is not empty");
-  return strings(split_text(call.text, separator, call.integer(1, "maxsplit", -1), call.name == "rsplit"));
+  if (separator && separator->empty())
+    call.fail(call.name + "() needs a separator that is not empty");
+  return strings(
+      split_text(call.text, separator, call.integer(1, "maxsplit", -1), call.name == "rsplit"));
 }
 
 // [before, separator, behind]
@@ -92,16 +99,21 @@ Value replace_method(const Call& call) {
 Value find_method(const Call& call) {
   const std::string& wanted = call.string(0, "sub");
   const size_t at = call.name[0] == 'r' ? call.text.rfind(wanted) : call.text.find(wanted);
-  if (at == std::string::npos && call.name.ends_with("index")) call.fail(call.name + "(): the text is not there");
-  return Value(at == std::string::npos ? int64_t{-1}
-                                       : static_cast<int64_t>(characters(std::string_view(call.text).substr(0, at)).size()));
+  if (at == std::string::npos && call.name.ends_with("index"))
+    call.fail(call.name + "(): the text is not there");
+  return Value(
+      at == std::string::npos
+          ? int64_t{-1}
+          : static_cast<int64_t>(characters(std::string_view(call.text).substr(0, at)).size()));
 }
 
 Value count_method(const Call& call) {
   const std::string& wanted = call.string(0, "sub");
   if (wanted.empty()) call.fail("count() needs a text that is not empty");
   int64_t count = 0;
-  for (size_t at = call.text.find(wanted); at != std::string::npos; at = call.text.find(wanted, at + wanted.size())) ++count;
+  for (size_t at = call.text.find(wanted); at != std::string::npos;
+       at = call.text.find(wanted, at + wanted.size()))
+    ++count;
   return Value(count);
 }
 
@@ -140,7 +152,9 @@ Value pad(const Call& call) {
   };
   if (call.name == "zfill") return Value(times("0", missing) + call.text);
   const std::string fill = call.optional(1, "fillchar").value_or(" ");
-  const int64_t left = call.name == "rjust" ? missing : call.name == "ljust" ? 0 : missing / 2 + (missing & width & 1);
+  const int64_t left = call.name == "rjust"   ? missing
+                       : call.name == "ljust" ? 0
+                                              : missing / 2 + (missing & width & 1);
   return Value(times(fill, left) + call.text + times(fill, missing - left));
 }
 
@@ -185,7 +199,8 @@ const std::unordered_map<std::string, Method>& methods() {
   return table;
 }
 
-Value object_method(const Value& value, const std::string& name, const Arguments& arguments, const Fail& fail) {
+Value object_method(const Value& value, const std::string& name, const Arguments& arguments,
+                    const Fail& fail) {
   if (name == "items") return apply_filter("items", value, {}, fail);
   if (name == "get") {
     if (arguments.positional.empty()) fail("get() lacks an argument");
@@ -197,34 +212,41 @@ Value object_method(const Value& value, const std::string& name, const Arguments
     const Value* other = arguments.find(1, "default");
     return other == nullptr ? Value(Json()) : *other;
   }
-  if (name != "keys" && name != "values") fail("the method '" + name + "' of an object is not supported");
+  if (name != "keys" && name != "values")
+    fail("the method '" + name + "' of an object is not supported");
   Json out = Json::array();
-  for (const auto& [key, item] : value.json->items()) out.push_back(name == "keys" ? Json(key) : item);
+  for (const auto& [key, item] : value.json->items())
+    out.push_back(name == "keys" ? Json(key) : item);
   return Value(std::move(out));
 }
 
 // Of the variable "loop": cycle(a, b, ..).
-Value loop_method(const Value& value, const std::string& name, const Arguments& arguments, const Fail& fail) {
+Value loop_method(const Value& value, const std::string& name, const Arguments& arguments,
+                  const Fail& fail) {
   const auto index = value.space->find("index0");
   if (name != "cycle" || index == value.space->end() || arguments.positional.empty())
     fail("the method '" + name + "' of a namespace is not supported");
-  return arguments.positional[static_cast<size_t>(to_integer(index->second, fail)) % arguments.positional.size()];
+  return arguments.positional[static_cast<size_t>(to_integer(index->second, fail)) %
+                              arguments.positional.size()];
 }
 
 }  // namespace
 
-Value call_method(const Value& value, const std::string& name, const Arguments& arguments, const Fail& fail) {
+Value call_method(const Value& value, const std::string& name, const Arguments& arguments,
+                  const Fail& fail) {
   if (value.is_string()) {
     if (const auto found = methods().find(name); found != methods().end())
       return found->second({name, value.json->get_ref<const std::string&>(), arguments, fail});
   }
-  if (value.json != nullptr && value.json->is_object()) return object_method(value, name, arguments, fail);
+  if (value.json != nullptr && value.json->is_object())
+    return object_method(value, name, arguments, fail);
   if (value.space != nullptr) return loop_method(value, name, arguments, fail);
   if (value.json != nullptr && value.json->is_array() && (name == "count" || name == "index")) {
     const Value* item = arguments.find(0, "value");
     const auto all = elements(value, fail);
     const auto is_item = [&](const Value& other) { return item != nullptr && equal(other, *item); };
-    if (name == "count") return Value(static_cast<int64_t>(std::count_if(all.begin(), all.end(), is_item)));
+    if (name == "count")
+      return Value(static_cast<int64_t>(std::count_if(all.begin(), all.end(), is_item)));
     const auto found = std::find_if(all.begin(), all.end(), is_item);
     if (found == all.end()) fail("index(): the value is not there");
     return Value(static_cast<int64_t>(found - all.begin()));

@@ -9,7 +9,8 @@ namespace {
 
 class Parser final : private ExpressionParser {
  public:
-  Parser(std::vector<Token> tokens, const std::string& name) : ExpressionParser(std::move(tokens), name) {}
+  Parser(std::vector<Token> tokens, const std::string& name)
+      : ExpressionParser(std::move(tokens), name) {}
 
   NodePtr run() {
     NodePtr block = statements({});
@@ -101,7 +102,8 @@ class Parser final : private ExpressionParser {
     return node;
   }
 
-  // A chain of filters whose value is the text of the statements that follow: `place` is where they go.
+  // A chain of filters whose value is the text of the statements that follow: `place` is where they
+  // go.
   NodePtr filter_chain(Node*& place) {
     NodePtr output = make(Kind::kCapture);
     place = output.get();

@@ -36,8 +36,10 @@ bool case_test(const std::string& name, const Value& value, const Fail& fail) {
 }
 
 // Tests against another value; nothing for other names.
-std::optional<bool> comparison_test(const std::string& name, const Value& value, const Value& other, const Fail& fail) {
-  if (name == "equalto" || name == "eq" || name == "==" || name == "sameas") return equal(value, other);
+std::optional<bool> comparison_test(const std::string& name, const Value& value, const Value& other,
+                                    const Fail& fail) {
+  if (name == "equalto" || name == "eq" || name == "==" || name == "sameas")
+    return equal(value, other);
   if (name == "ne" || name == "!=") return !equal(value, other);
   if (name == "lt" || name == "lessthan" || name == "<") return less(value, other, false, fail);
   if (name == "gt" || name == "greaterthan" || name == ">") return less(other, value, false, fail);
@@ -50,16 +52,19 @@ std::optional<bool> comparison_test(const std::string& name, const Value& value,
   }
   if (name == "in") {
     if (other.is_string())
-      return other.json->get_ref<const std::string&>().find(to_string(value, "in", fail)) != std::string::npos;
+      return other.json->get_ref<const std::string&>().find(to_string(value, "in", fail)) !=
+             std::string::npos;
     const auto all = elements(other, fail);
-    return std::any_of(all.begin(), all.end(), [&](const Value& item) { return equal(item, value); });
+    return std::any_of(all.begin(), all.end(),
+                       [&](const Value& item) { return equal(item, value); });
   }
   return std::nullopt;
 }
 
 }  // namespace
 
-bool apply_test(const std::string& name, const Value& value, const Arguments& arguments, const Fail& fail) {
+bool apply_test(const std::string& name, const Value& value, const Arguments& arguments,
+                const Fail& fail) {
   if (const auto result = kind_test(name, value)) return *result;
   if (name == "lower" || name == "upper") return case_test(name, value, fail);
   if (name == "odd" || name == "even") return (to_integer(value, fail) % 2 != 0) == (name == "odd");

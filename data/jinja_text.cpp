@@ -11,7 +11,8 @@
 namespace tessera::data::jinja {
 
 namespace {
-std::string map_characters(std::string_view text, const std::function<void(uint32_t, std::string&)>& change) {
+std::string map_characters(std::string_view text,
+                           const std::function<void(uint32_t, std::string&)>& change) {
   std::string out;
   out.reserve(text.size());
   for (const auto c : characters(text)) change(decode_utf8(c.data()).value, out);
@@ -97,8 +98,10 @@ std::string title_words(std::string_view text) {
   return out;
 }
 
-std::string strip(std::string_view text, const std::optional<std::string>& chars, bool left, bool right) {
-  const std::vector<std::string_view> wanted = chars ? characters(*chars) : std::vector<std::string_view>{};
+std::string strip(std::string_view text, const std::optional<std::string>& chars, bool left,
+                  bool right) {
+  const std::vector<std::string_view> wanted =
+      chars ? characters(*chars) : std::vector<std::string_view>{};
   const auto matches = [&](std::string_view c) {
     return chars ? std::find(wanted.begin(), wanted.end(), c) != wanted.end() : is_space(c);
   };
@@ -116,7 +119,8 @@ std::string strip(std::string_view text, const std::optional<std::string>& chars
   return std::string(text);
 }
 
-std::string replace_all(std::string_view text, const std::string& from, const std::string& to, int64_t count) {
+std::string replace_all(std::string_view text, const std::string& from, const std::string& to,
+                        int64_t count) {
   std::string out;
   while (count-- != 0) {
     const size_t at = text.find(from);
@@ -148,7 +152,8 @@ std::vector<std::string> split_words(std::string_view text, int64_t limit) {
 }
 }  // namespace
 
-std::vector<std::string> split_text(std::string_view text, const std::optional<std::string>& separator, int64_t limit,
+std::vector<std::string> split_text(std::string_view text,
+                                    const std::optional<std::string>& separator, int64_t limit,
                                     bool from_right) {
   if (!separator) return split_words(text, limit);
   std::vector<std::string> out;
@@ -165,7 +170,8 @@ std::vector<std::string> split_text(std::string_view text, const std::optional<s
 }
 
 std::vector<std::string> split_lines(std::string_view text) {
-  static constexpr std::string_view kEnds[] = {"\r\n", "\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\u0085", "\u2028", "\u2029"};
+  static constexpr std::string_view kEnds[] = {"\r\n", "\n",   "\r",     "\v",     "\f",    "\x1c",
+                                               "\x1d", "\x1e", "\u0085", "\u2028", "\u2029"};
   std::vector<std::string> out;
   for (size_t begin = 0, at = 0; at < text.size();) {
     size_t length = 0;

@@ -22,14 +22,19 @@ namespace tessera::data::jinja {
 [[nodiscard]] std::string title_words(std::string_view text);
 
 /// Without the characters of `chars` (white space if absent) at its ends.
-[[nodiscard]] std::string strip(std::string_view text, const std::optional<std::string>& chars, bool left, bool right);
+[[nodiscard]] std::string strip(std::string_view text, const std::optional<std::string>& chars,
+                                bool left, bool right);
 /// At most `count` replacements, all if negative. `from` is not empty.
-[[nodiscard]] std::string replace_all(std::string_view text, const std::string& from, const std::string& to, int64_t count);
-/// str.split (from_right: str.rsplit) with at most `limit` cuts, all if negative; at white space when no separator is given.
-[[nodiscard]] std::vector<std::string> split_text(std::string_view text, const std::optional<std::string>& separator,
+[[nodiscard]] std::string replace_all(std::string_view text, const std::string& from,
+                                      const std::string& to, int64_t count);
+/// str.split (from_right: str.rsplit) with at most `limit` cuts, all if negative; at white space
+/// when no separator is given.
+[[nodiscard]] std::vector<std::string> split_text(std::string_view text,
+                                                  const std::optional<std::string>& separator,
                                                   int64_t limit, bool from_right);
 [[nodiscard]] std::vector<std::string> split_lines(std::string_view text);
 /// Jinja's indent filter.
-[[nodiscard]] std::string indent_lines(std::string_view text, const std::string& by, bool first, bool blank);
+[[nodiscard]] std::string indent_lines(std::string_view text, const std::string& by, bool first,
+                                       bool blank);
 
 }  // namespace tessera::data::jinja

@@ -34,20 +34,27 @@ std::string kind_name(const Value& value) {
 
 bool equal(const Value& a, const Value& b) {
   if (a.json == nullptr || b.json == nullptr) return a.is_undefined() && b.is_undefined();
-  const auto as_number = [](const Json& json) { return json.is_boolean() ? Json(json.get<bool>() ? 1 : 0) : json; };
+  const auto as_number = [](const Json& json) {
+    return json.is_boolean() ? Json(json.get<bool>() ? 1 : 0) : json;
+  };
   if (a.json->is_boolean() != b.json->is_boolean()) return as_number(*a.json) == as_number(*b.json);
   return *a.json == *b.json;
 }
 
 bool less(const Value& a, const Value& b, bool ignore_case, const Fail& fail) {
   if (a.is_string() && b.is_string()) {
-    const std::string &x = a.json->get_ref<const std::string&>(), &y = b.json->get_ref<const std::string&>();
+    const std::string &x = a.json->get_ref<const std::string&>(),
+                      &y = b.json->get_ref<const std::string&>();
     return ignore_case ? lower_case(x) < lower_case(y) : x < y;
   }
-  const auto is_number = [](const Value& v) { return v.json != nullptr && (v.json->is_number() || v.json->is_boolean()); };
+  const auto is_number = [](const Value& v) {
+    return v.json != nullptr && (v.json->is_number() || v.json->is_boolean());
+  };
   if (is_number(a) && is_number(b)) {
     if (a.json->is_number_integer() && b.json->is_number_integer()) return *a.json < *b.json;
-    const auto number = [](const Json& j) { return j.is_boolean() ? (j.get<bool>() ? 1.0 : 0.0) : j.get<double>(); };
+    const auto number = [](const Json& j) {
+      return j.is_boolean() ? (j.get<bool>() ? 1.0 : 0.0) : j.get<double>();
+    };
     return number(*a.json) < number(*b.json);
   }
   if (a.json == nullptr || b.json == nullptr || !a.json->is_array() || !b.json->is_array())
@@ -153,13 +160,15 @@ Value find_attribute(const Value& value, const std::string& path) {
     const size_t dot = std::min(path.find('.', begin), path.size());
     const std::string name = path.substr(begin, dot - begin);
     begin = dot + 1;
-    const bool index = !name.empty() && name.size() < 9 && name.find_first_not_of("0123456789") == std::string::npos;
+    const bool index = !name.empty() && name.size() < 9 &&
+                       name.find_first_not_of("0123456789") == std::string::npos;
     Value next = Value::undefined(name);
     if (at.space != nullptr) {
       if (const auto found = at.space->find(name); found != at.space->end()) next = found->second;
     } else if (at.json != nullptr && at.json->is_object()) {
       if (const auto found = at.json->find(name); found != at.json->end()) next = at.part(*found);
-    } else if (at.json != nullptr && at.json->is_array() && index && std::stoul(name) < at.json->size()) {
+    } else if (at.json != nullptr && at.json->is_array() && index &&
+               std::stoul(name) < at.json->size()) {
       next = at.part((*at.json)[std::stoul(name)]);
     }
     at = std::move(next);

@@ -15,8 +15,8 @@ namespace tessera::data::jinja {
 
 struct Node;
 
-/// Undefined (none of these), a shared read-only JSON value, a namespace, which {% set ns.x = .. %} changes, a macro, or a
-/// function by its name.
+/// Undefined (none of these), a shared read-only JSON value, a namespace, which {% set ns.x = .. %}
+/// changes, a macro, or a function by its name.
 struct Value {
   std::shared_ptr<const Json> json;
   std::shared_ptr<std::map<std::string, Value>> space;
@@ -38,7 +38,9 @@ struct Value {
     return value;
   }
   [[nodiscard]] bool is_callable() const { return macro != nullptr || !function.empty(); }
-  [[nodiscard]] bool is_undefined() const { return json == nullptr && space == nullptr && !is_callable(); }
+  [[nodiscard]] bool is_undefined() const {
+    return json == nullptr && space == nullptr && !is_callable();
+  }
   [[nodiscard]] bool is_string() const { return json != nullptr && json->is_string(); }
   [[nodiscard]] bool is_none() const { return json != nullptr && json->is_null(); }
   [[nodiscard]] bool is_integer() const {
@@ -62,7 +64,8 @@ using Fail = std::function<void(const std::string&)>;
 [[nodiscard]] std::string to_text(const Value& value, const Fail& fail);
 [[nodiscard]] std::string kind_name(const Value& value);
 [[nodiscard]] bool equal(const Value& a, const Value& b);
-/// Less than, as Python orders numbers, strings and lists. Strings without regard to case when asked.
+/// Less than, as Python orders numbers, strings and lists. Strings without regard to case when
+/// asked.
 [[nodiscard]] bool less(const Value& a, const Value& b, bool ignore_case, const Fail& fail);
 
 struct JsonStyle {

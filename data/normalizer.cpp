@@ -39,25 +39,29 @@ void Normalizer::add(const nlohmann::json& spec, std::string_view where) {
       {"NFKC", UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT},
       {"NFKD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT}};
   const auto name = type->get<std::string>();
-  const auto* form = std::find_if(std::begin(kForms), std::end(kForms), [&](const auto& f) { return name == f.first; });
+  const auto* form = std::find_if(std::begin(kForms), std::end(kForms),
+                                  [&](const auto& f) { return name == f.first; });
   if (name == "Sequence") {
     const auto list = spec.find("normalizers");
     if (list == spec.end() || !list->is_array()) {
-      throw ConfigError(detail::concat(where, ": normalizer Sequence needs the list \"normalizers\""));
+      throw ConfigError(
+          detail::concat(where, ": normalizer Sequence needs the list \"normalizers\""));
     }
     for (const auto& item : *list) add(item, where);
   } else if (form != std::end(kForms)) {
     if (!rewrites_.empty())
-      throw ConfigError(detail::concat(where, ": normalizer ", name, " behind Prepend or Replace is not supported"));
+      throw ConfigError(detail::concat(where, ": normalizer ", name,
+                                       " behind Prepend or Replace is not supported"));
     forms_.push_back(form->second);
   } else if (name == "Prepend" && spec.contains("prepend") && spec["prepend"].is_string()) {
-    rewrites_.push_back({.text = spec["prepend"].get<std::string>(), .pattern = "", .regex = nullptr});
+    rewrites_.push_back(
+        {.text = spec["prepend"].get<std::string>(), .pattern = "", .regex = nullptr});
   } else if (name == "Replace") {
     add_replace(spec, where);
   } else {
-    throw ConfigError(
-        detail::concat(where, ": normalizer \"", name,
-                       "\" is not supported (supported: NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence)"));
+    throw ConfigError(detail::concat(
+        where, ": normalizer \"", name,
+        "\" is not supported (supported: NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence)"));
   }
 }
 
@@ -68,10 +72,12 @@ void Normalizer::add_replace(const nlohmann::json& spec, std::string_view where)
   const std::string kind = whole ? pattern->begin().key() : "";
   if (kind != "String" && kind != "Regex") {
     throw ConfigError(detail::concat(
-        where, ": normalizer Replace needs \"pattern\": {\"String\" or \"Regex\": ..} and \"content\""));
+        where,
+        ": normalizer Replace needs \"pattern\": {\"String\" or \"Regex\": ..} and \"content\""));
   }
   Rewrite rewrite{content->get<std::string>(), pattern->begin()->get<std::string>(), nullptr};
-  if (rewrite.pattern.empty()) throw ConfigError(detail::concat(where, ": normalizer Replace has an empty pattern"));
+  if (rewrite.pattern.empty())
+    throw ConfigError(detail::concat(where, ": normalizer Replace has an empty pattern"));
   if (kind == "Regex") rewrite.regex = std::make_unique<Regex>(rewrite.pattern, where);
   rewrites_.push_back(std::move(rewrite));
 }
@@ -109,9 +115,11 @@ class Copier {
 };
 }  // namespace
 
-std::string replace_text(std::string_view text, std::string_view from, std::string_view to, Alignment* alignment) {
+std::string replace_text(std::string_view text, std::string_view from, std::string_view to,
+                         Alignment* alignment) {
   Copier copier(text, alignment);
-  for (size_t at = text.find(from); at != std::string_view::npos; at = text.find(from, at + from.size()))
+  for (size_t at = text.find(from); at != std::string_view::npos;
+       at = text.find(from, at + from.size()))
     copier.replace(at, at + from.size(), to);
   return copier.finish();
 }
@@ -128,7 +136,9 @@ std::string Normalizer::Rewrite::apply(std::string_view source, Alignment* align
     const auto [begin, end] = regex->find(source, from, scratch);
     if (begin == std::string_view::npos) break;
     copier.replace(begin, end, text);
-    from = end > begin ? end : end < source.size() ? end + decode_utf8(source.data() + end).length : end + 1;
+    from = end > begin           ? end
+           : end < source.size() ? end + decode_utf8(source.data() + end).length
+                                 : end + 1;
   }
   return copier.finish();
 }

@@ -1,5 +1,5 @@
-// tokenizer.json's "normalizer": the Unicode normal forms (utf8proc), and the rewriting of spaces that SentencePiece
-// models ask for.
+// tokenizer.json's "normalizer": the Unicode normal forms (utf8proc), and the rewriting of spaces
+// that SentencePiece models ask for.
 #pragma once
 
 #include <memory>
@@ -12,12 +12,13 @@
 
 namespace tessera::data {
 
-/// Where a rewritten text comes from: its first i bytes stand for the first alignment[i] bytes of the source.
+/// Where a rewritten text comes from: its first i bytes stand for the first alignment[i] bytes of
+/// the source.
 using Alignment = std::vector<size_t>;
 
 /// `text` with each match of `from` replaced. `alignment` may be null.
-[[nodiscard]] std::string replace_text(std::string_view text, std::string_view from, std::string_view to,
-                                       Alignment* alignment);
+[[nodiscard]] std::string replace_text(std::string_view text, std::string_view from,
+                                       std::string_view to, Alignment* alignment);
 
 class Normalizer final {
  public:
@@ -25,8 +26,8 @@ class Normalizer final {
   ~Normalizer();
   Normalizer(Normalizer&&) noexcept;
   Normalizer& operator=(Normalizer&&) noexcept;
-  /// Throws ConfigError, opening with `where`, for anything but null, NFC, NFD, NFKC, NFKD, then Prepend and Replace, and
-  /// a Sequence of them.
+  /// Throws ConfigError, opening with `where`, for anything but null, NFC, NFD, NFKC, NFKD, then
+  /// Prepend and Replace, and a Sequence of them.
   Normalizer(const nlohmann::json& spec, std::string_view where);
 
   [[nodiscard]] bool has_forms() const { return !forms_.empty(); }
@@ -36,7 +37,9 @@ class Normalizer final {
   /// What comes behind them: Prepend and Replace. `alignment` may be null.
   [[nodiscard]] std::string rewrite(std::string_view text, Alignment* alignment) const;
   /// Both.
-  [[nodiscard]] std::string apply(std::string_view text) const { return rewrite(compose(text), nullptr); }
+  [[nodiscard]] std::string apply(std::string_view text) const {
+    return rewrite(compose(text), nullptr);
+  }
 
  private:
   struct Rewrite;

@@ -14,7 +14,8 @@ using nlohmann::json;
 }
 
 int32_t read_id(const json& value, std::string_view where) {
-  if (!value.is_number_unsigned() || value.get<uint64_t>() > INT32_MAX) refuse(where, "has an id that is none");
+  if (!value.is_number_unsigned() || value.get<uint64_t>() > INT32_MAX)
+    refuse(where, "has an id that is none");
   return value.get<int32_t>();
 }
 
@@ -32,10 +33,12 @@ const json& member(const json& object, const char* key) {
 
 std::vector<int32_t> ids_of(const json& spec, const json& item, std::string_view where) {
   const json& name = member(member(item, "SpecialToken"), "id");
-  if (!name.is_string()) refuse(where, "TemplateProcessing: \"single\" holds neither the text nor a special token");
+  if (!name.is_string())
+    refuse(where, "TemplateProcessing: \"single\" holds neither the text nor a special token");
   const json& token = member(member(spec, "special_tokens"), name.get<std::string>().c_str());
   const json& ids = member(token, "ids");
-  if (!ids.is_array()) refuse(where, "TemplateProcessing: " + name.dump() + " is not among \"special_tokens\"");
+  if (!ids.is_array())
+    refuse(where, "TemplateProcessing: " + name.dump() + " is not among \"special_tokens\"");
   std::vector<int32_t> out;
   for (const json& id : ids) out.push_back(read_id(id, where));
   return out;
@@ -71,8 +74,10 @@ Affixes read_post_processor(const json& spec, std::string_view where) {
   if (type == "BertProcessing" || type == "RobertaProcessing")
     return {{read_pair(spec, "cls", where)}, {read_pair(spec, "sep", where)}};
   if (type != "Sequence" || !spec.contains("processors") || !spec["processors"].is_array())
-    refuse(where, "\"" + type + "\" is not supported (supported: ByteLevel, TemplateProcessing, BertProcessing, "
-                                "RobertaProcessing, Sequence)");
+    refuse(where,
+           "\"" + type +
+               "\" is not supported (supported: ByteLevel, TemplateProcessing, BertProcessing, "
+               "RobertaProcessing, Sequence)");
   Affixes out;
   for (const json& item : spec["processors"]) {
     const Affixes more = read_post_processor(item, where);

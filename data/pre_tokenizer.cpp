@@ -20,7 +20,8 @@ Scanner find_scanner(std::string_view pattern) {
   return nullptr;
 }
 
-// The three Splits of DeepSeek-V3 at the front of a sequence, whose patterns may hold line breaks as they are.
+// The three Splits of DeepSeek-V3 at the front of a sequence, whose patterns may hold line breaks
+// as they are.
 bool is_deepseek(const nlohmann::json& list) {
   const size_t count = std::size(kDeepSeekPatterns);
   if (list.size() < count) return false;
@@ -32,7 +33,8 @@ bool is_deepseek(const nlohmann::json& list) {
     if (list[i] == expected) continue;
     std::string& pattern = expected["pattern"]["Regex"].get_ref<std::string&>();
     for (const auto& [escape, character] : {std::pair("\\r", "\r"), std::pair("\\n", "\n")})
-      for (size_t at = pattern.find(escape); at != std::string::npos; at = pattern.find(escape)) pattern.replace(at, 2, character);
+      for (size_t at = pattern.find(escape); at != std::string::npos; at = pattern.find(escape))
+        pattern.replace(at, 2, character);
     if (list[i] != expected) return false;
   }
   return true;
@@ -47,10 +49,12 @@ bool read_flag(const nlohmann::json& spec, const char* name, bool fallback,
   return found->get<bool>();
 }
 
-std::string read_string(const nlohmann::json& spec, const char* name, const char* fallback, std::string_view where) {
+std::string read_string(const nlohmann::json& spec, const char* name, const char* fallback,
+                        std::string_view where) {
   const auto found = spec.find(name);
   if (found == spec.end() || found->is_null()) return fallback;
-  if (!found->is_string()) throw ConfigError(detail::concat(where, ": pre_tokenizer.", name, " must be a string"));
+  if (!found->is_string())
+    throw ConfigError(detail::concat(where, ": pre_tokenizer.", name, " must be a string"));
   return found->get<std::string>();
 }
 }  // namespace
@@ -93,12 +97,14 @@ void PreTokenizer::add(const nlohmann::json& spec, std::string_view where) {
       steps_.push_back({});
       steps_.back().kind = Kind::kDeepSeek;
     }
-    for (size_t i = deepseek ? std::size(kDeepSeekPatterns) : 0; i < list->size(); ++i) add((*list)[i], where);
+    for (size_t i = deepseek ? std::size(kDeepSeekPatterns) : 0; i < list->size(); ++i)
+      add((*list)[i], where);
     return;
   }
   if (byte_level_seen_ || metaspace_seen_) {
     throw ConfigError(detail::concat(where, ": pre_tokenizer ", name, " after ",
-                                     byte_level_seen_ ? "ByteLevel" : "Metaspace", " is not supported"));
+                                     byte_level_seen_ ? "ByteLevel" : "Metaspace",
+                                     " is not supported"));
   }
   if (name == "ByteLevel") {
     add_byte_level(spec, where);
@@ -113,9 +119,9 @@ void PreTokenizer::add(const nlohmann::json& spec, std::string_view where) {
   } else if (name == "Split") {
     add_split(spec, where);
   } else {
-    throw ConfigError(
-        detail::concat(where, ": pre_tokenizer \"", name,
-                       "\" is not supported (supported: ByteLevel, Split, Digits, Metaspace, Sequence)"));
+    throw ConfigError(detail::concat(
+        where, ": pre_tokenizer \"", name,
+        "\" is not supported (supported: ByteLevel, Split, Digits, Metaspace, Sequence)"));
   }
 }
 
@@ -137,7 +143,8 @@ void PreTokenizer::add_byte_level(const nlohmann::json& spec, std::string_view w
 
 void PreTokenizer::add_metaspace(const nlohmann::json& spec, std::string_view where) {
   if (!steps_.empty())
-    throw ConfigError(detail::concat(where, ": Metaspace behind another pre_tokenizer is not supported"));
+    throw ConfigError(
+        detail::concat(where, ": Metaspace behind another pre_tokenizer is not supported"));
   metaspace_seen_ = true;
   space_ = read_string(spec, "replacement", "\u2581", where);
   const char* old = read_flag(spec, "add_prefix_space", true, where) ? "always" : "never";
@@ -146,7 +153,9 @@ void PreTokenizer::add_metaspace(const nlohmann::json& spec, std::string_view wh
     throw ConfigError(detail::concat(where, ": pre_tokenizer Metaspace: prepend_scheme \"", scheme,
                                      "\" is not supported, or the replacement is empty"));
   }
-  prefix_ = scheme == "always" ? Prefix::kAlways : scheme == "first" ? Prefix::kFirst : Prefix::kNever;
+  prefix_ = scheme == "always"  ? Prefix::kAlways
+            : scheme == "first" ? Prefix::kFirst
+                                : Prefix::kNever;
   if (!read_flag(spec, "split", true, where)) return;
   steps_.push_back({});
   steps_.back().kind = Kind::kString;
@@ -154,8 +163,8 @@ void PreTokenizer::add_metaspace(const nlohmann::json& spec, std::string_view wh
   steps_.back().behavior = Behavior::kMergedWithNext;
 }
 
-std::string_view PreTokenizer::prepare(std::string_view text, bool begins_the_text, std::string& storage,
-                                       Alignment& alignment) const {
+std::string_view PreTokenizer::prepare(std::string_view text, bool begins_the_text,
+                                       std::string& storage, Alignment& alignment) const {
   if (space_.empty()) return text;
   const bool wanted = prefix_ == Prefix::kAlways || (prefix_ == Prefix::kFirst && begins_the_text);
   const bool prefix = wanted && !text.starts_with(' ') && !text.starts_with(space_);
@@ -332,7 +341,8 @@ void PreTokenizer::split(std::string_view text, PreTokenizerScratch& scratch) co
     const auto scan = [&](Scanner scanner, const char* p, const char* end) {
       while (p < end) {
         const char* q = scanner(p, end);
-        next.push_back({static_cast<size_t>(p - text.data()), static_cast<size_t>(q - text.data())});
+        next.push_back(
+            {static_cast<size_t>(p - text.data()), static_cast<size_t>(q - text.data())});
         p = q;
       }
     };

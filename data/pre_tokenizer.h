@@ -29,7 +29,8 @@ struct PreTokenizerScratch {
 
 class PreTokenizer final {
  public:
-  /// `spec` is the "pre_tokenizer" object or null. Throws ConfigError, opening with `where`, for what is not supported.
+  /// `spec` is the "pre_tokenizer" object or null. Throws ConfigError, opening with `where`, for
+  /// what is not supported.
   PreTokenizer(const nlohmann::json& spec, std::string_view where);
   ~PreTokenizer();
   PreTokenizer(PreTokenizer&&) noexcept;
@@ -40,10 +41,11 @@ class PreTokenizer final {
 
   /// Words are sequences of bytes, not of characters.
   [[nodiscard]] bool byte_level() const { return byte_level_seen_; }
-  /// The text that is split instead of this part of a text: ByteLevel may add a space, Metaspace makes every space a
-  /// visible character. Returns `text` itself, with the alignment left as it is, or `storage`.
-  [[nodiscard]] std::string_view prepare(std::string_view text, bool begins_the_text, std::string& storage,
-                                         Alignment& alignment) const;
+  /// The text that is split instead of this part of a text: ByteLevel may add a space, Metaspace
+  /// makes every space a visible character. Returns `text` itself, with the alignment left as it
+  /// is, or `storage`.
+  [[nodiscard]] std::string_view prepare(std::string_view text, bool begins_the_text,
+                                         std::string& storage, Alignment& alignment) const;
 
  private:
   struct Step;
@@ -53,7 +55,8 @@ class PreTokenizer final {
   void add(const nlohmann::json& spec, std::string_view where);
   void add_split(const nlohmann::json& spec, std::string_view where);
   std::vector<Step> steps_;
-  std::string space_;  // what Metaspace writes for a space; with ByteLevel the space that begins a text
+  std::string
+      space_;  // what Metaspace writes for a space; with ByteLevel the space that begins a text
   Prefix prefix_ = Prefix::kNever;
   bool byte_level_seen_ = false, metaspace_seen_ = false;
 };

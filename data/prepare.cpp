@@ -94,8 +94,8 @@ EncodedSample encode_line(const Line& line, const Sources& sources, const Encode
     return encode_text(line.text, encoder.tokenizer, name);
   }
   const std::string where = name + ":" + std::to_string(line.number);
-  return encode_sample(parse_json(line.text, where), encoder.tokenizer, encoder.chat_template, where,
-                       encoder.plain_content);
+  return encode_sample(parse_json(line.text, where), encoder.tokenizer, encoder.chat_template,
+                       where, encoder.plain_content);
 }
 
 // Encodes lines [first, first + samples.size()) on `threads` threads; the error of the first bad
@@ -131,17 +131,20 @@ void encode_block(const std::vector<Line>& lines, size_t first, int threads, con
 
 StoreInfo info_of(const Sources& sources, const Encoder& encoder) {
   return {sources.hashed, encoder.tokenizer.hash(),
-          encoder.chat_template == nullptr ? "" : encoder.chat_template->hash(), encoder.tokenizer.vocab_size()};
+          encoder.chat_template == nullptr ? "" : encoder.chat_template->hash(),
+          encoder.tokenizer.vocab_size()};
 }
 
 void warn_rewritten(int64_t samples, int64_t answers) {
   if (samples == 0) return;
-  log::warn("the chat template rewrites earlier turns (as R1's and Qwen3's, which drop old <think> blocks) in ", samples,
-            " chats; of ", answers, " answers only what stays in the final text is trained");
+  log::warn(
+      "the chat template rewrites earlier turns (as R1's and Qwen3's, which drop old <think> "
+      "blocks) in ",
+      samples, " chats; of ", answers, " answers only what stays in the final text is trained");
 }
 
-void write_share(const fs::path& path, const Sources& sources, const Encoder& encoder, const Share& share,
-                 bool show_progress) {
+void write_share(const fs::path& path, const Sources& sources, const Encoder& encoder,
+                 const Share& share, bool show_progress) {
   const std::vector<Line> lines = lines_of(sources, share);
   TokenStoreWriter writer(path, info_of(sources, encoder));
   Progress progress("tokenize", static_cast<int64_t>(lines.size()), "samples",
@@ -190,8 +193,8 @@ void merge_parts(const fs::path& output, int size) {
 
 // Both barriers are passed whatever this rank found, so that ranks that see the folder differently
 // do not part ways.
-void prepare(const fs::path& output, const Sources& sources, const Encoder& encoder, const Share& share,
-             bool show_progress, bool keep_existing) {
+void prepare(const fs::path& output, const Sources& sources, const Encoder& encoder,
+             const Share& share, bool show_progress, bool keep_existing) {
   const auto done = [&] { return keep_existing && fs::exists(output); };
   if (share.size == 1) {
     if (!done()) write_share(output, sources, encoder, share, show_progress);
@@ -237,8 +240,8 @@ void prepare_store(const PrepareOptions& options, const Tokenizer& tokenizer,
   if (files.empty()) throw ConfigError("prepare needs at least one input file");
   if (options.output.extension() != ".h5")
     throw ConfigError(options.output.string() + ": the output must end in .h5");
-  prepare(options.output, open_sources(files), {tokenizer, chat_template, options.plain_content}, share,
-          options.show_progress, false);
+  prepare(options.output, open_sources(files), {tokenizer, chat_template, options.plain_content},
+          share, options.show_progress, false);
 }
 
 fs::path cached_store(const std::vector<std::string>& files, const fs::path& cache_folder,

@@ -105,7 +105,8 @@ RenderedChat normalized(RenderedChat chat, const Tokenizer& tokenizer, std::stri
     move(answer.begin, answer.message);
     move(answer.end, answer.message);
   }
-  for (size_t& place : chat.plain) place = tokenizer.normalize(std::string_view(chat.text).substr(0, place)).size();
+  for (size_t& place : chat.plain)
+    place = tokenizer.normalize(std::string_view(chat.text).substr(0, place)).size();
   chat.text = std::move(form);
   return chat;
 }
@@ -127,24 +128,26 @@ EncodedSample encode_text(std::string_view text, const Tokenizer& tokenizer,
 
 namespace {
 // The text of a chat, with the answers in it unless only a prompt is wanted.
-RenderedChat render_chat(const Json& messages, const Json& extra, const ChatOptions& options, bool prompt_only,
-                         const ChatTemplate& chat_template) {
+RenderedChat render_chat(const Json& messages, const Json& extra, const ChatOptions& options,
+                         bool prompt_only, const ChatTemplate& chat_template) {
   RenderedChat chat;
   if (!prompt_only) chat = chat_template.render_with_answers(messages, extra);
   if (!prompt_only && !options.add_generation_prompt) return chat;
   std::string text = chat_template.render(messages, options.add_generation_prompt, extra);
   if (!chat.answers.empty() &&
       text.compare(0, chat.answers.back().end, chat.text, 0, chat.answers.back().end) != 0) {
-    throw UnprovenMask("the chat template changes earlier turns when it adds the generation prompt");
+    throw UnprovenMask(
+        "the chat template changes earlier turns when it adds the generation prompt");
   }
   chat.text = std::move(text);
   return chat;
 }
 
-// The same with the special tokens' look-alikes kept text, in the tokenizer's normal form. `doubts` takes what is wrong
-// with the answers when the chat is not for training.
-RenderedChat chat_text(const Json& messages, const Json& extra, const ChatOptions& options, bool prompt_only,
-                       const Tokenizer& tokenizer, const ChatTemplate& chat_template, std::string_view where,
+// The same with the special tokens' look-alikes kept text, in the tokenizer's normal form. `doubts`
+// takes what is wrong with the answers when the chat is not for training.
+RenderedChat chat_text(const Json& messages, const Json& extra, const ChatOptions& options,
+                       bool prompt_only, const Tokenizer& tokenizer,
+                       const ChatTemplate& chat_template, std::string_view where,
                        std::vector<std::string>& doubts) {
   check_messages(messages, where);
   const auto protect = [&](const Json& value) {
@@ -168,16 +171,19 @@ RenderedChat chat_text(const Json& messages, const Json& extra, const ChatOption
 }
 }  // namespace
 
-EncodedSample encode_chat(const Json& messages, const Json& extra, const ChatOptions& options, const Tokenizer& tokenizer,
-                          const ChatTemplate& chat_template, std::string_view where) {
+EncodedSample encode_chat(const Json& messages, const Json& extra, const ChatOptions& options,
+                          const Tokenizer& tokenizer, const ChatTemplate& chat_template,
+                          std::string_view where) {
   EncodedSample sample;
-  RenderedChat chat = chat_text(messages, extra, options, false, tokenizer, chat_template, where, sample.doubts);
+  RenderedChat chat =
+      chat_text(messages, extra, options, false, tokenizer, chat_template, where, sample.doubts);
   std::vector<int64_t> ends;
   sample.tokens = tokenizer.encode(chat.text, ends, chat.plain);
   end_before_special(chat, sample.tokens, ends, tokenizer);
   sample.rewritten = chat.rewritten;
   const TokenizedChat tokenized{chat, sample.tokens, ends};
-  for (std::string& doubt : mark_answers(tokenized, tokenizer, sample.loss_mask)) sample.doubts.push_back(std::move(doubt));
+  for (std::string& doubt : mark_answers(tokenized, tokenizer, sample.loss_mask))
+    sample.doubts.push_back(std::move(doubt));
   if (sample.doubts.empty()) {
     const std::string wrong = check_mask(tokenized, tokenizer, sample.loss_mask);
     if (!wrong.empty()) sample.doubts.push_back(wrong);
@@ -186,10 +192,12 @@ EncodedSample encode_chat(const Json& messages, const Json& extra, const ChatOpt
   return sample;
 }
 
-std::vector<int32_t> encode_prompt(const Json& messages, const Json& extra, const ChatOptions& options,
-                                   const Tokenizer& tokenizer, const ChatTemplate& chat_template, std::string_view where) {
+std::vector<int32_t> encode_prompt(const Json& messages, const Json& extra,
+                                   const ChatOptions& options, const Tokenizer& tokenizer,
+                                   const ChatTemplate& chat_template, std::string_view where) {
   std::vector<std::string> doubts;
-  const RenderedChat chat = chat_text(messages, extra, options, true, tokenizer, chat_template, where, doubts);
+  const RenderedChat chat =
+      chat_text(messages, extra, options, true, tokenizer, chat_template, where, doubts);
   std::vector<int64_t> ends;
   return tokenizer.encode(chat.text, ends, chat.plain);
 }
@@ -197,13 +205,15 @@ std::vector<int32_t> encode_prompt(const Json& messages, const Json& extra, cons
 Json template_variables(const Json& line, std::string_view where) {
   Json extra = Json::object();
   if (const auto more = line.find("chat_template_kwargs"); more != line.end() && !more->is_null()) {
-    if (!more->is_object()) refuse(where, "\"chat_template_kwargs\" is ", json_kind(*more), "; it must be an object");
+    if (!more->is_object())
+      refuse(where, "\"chat_template_kwargs\" is ", json_kind(*more), "; it must be an object");
     extra = *more;
   }
   for (const char* key : {"tools", "documents"}) {
     const auto list = line.find(key);
     if (list == line.end() || list->is_null()) continue;
-    if (!list->is_array()) refuse(where, "\"", key, "\" is ", json_kind(*list), "; it must be a list");
+    if (!list->is_array())
+      refuse(where, "\"", key, "\" is ", json_kind(*list), "; it must be a list");
     extra[key] = *list;
   }
   if (const auto thinking = line.find("enable_thinking"); thinking != line.end()) {
@@ -237,8 +247,9 @@ EncodedSample encode_sample(const Json& line, const Tokenizer& tokenizer,
     refuse(where,
            "\"messages\" needs a chat template; add chat_template.jinja to the model folder");
   }
-  EncodedSample sample = encode_chat(line["messages"], template_variables(line, where),
-                                     {.plain_content = plain_content}, tokenizer, *chat_template, where);
+  EncodedSample sample =
+      encode_chat(line["messages"], template_variables(line, where),
+                  {.plain_content = plain_content}, tokenizer, *chat_template, where);
   check_trained(sample, where, "the chat needs a message with the role \"assistant\"");
   return sample;
 }

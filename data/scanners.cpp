@@ -84,7 +84,8 @@ inline int contraction_any_case(const char* p, const char* end) {
   }
 }
 
-// The white space that begins at `p`: up to its last line break, or all but its last character when a word follows.
+// The white space that begins at `p`: up to its last line break, or all but its last character when
+// a word follows.
 const char* white_space(const char* p, const char* end, const uint8_t* classes) {
   const char* after_newline = nullptr;
   const char* last = p;
@@ -138,7 +139,8 @@ constexpr uint8_t kSign = kPunctuation | kSymbol;
 
 inline bool is_ascii_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 inline bool is_ascii_sign(char c) {
-  return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
+  return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') ||
+         (c >= '{' && c <= '~');
 }
 inline const char* line_ends(const char* p, const char* end) {
   while (p < end && (*p == '\r' || *p == '\n')) ++p;

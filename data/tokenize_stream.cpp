@@ -9,7 +9,8 @@ namespace tessera::data {
 
 namespace {
 EncodedSample tokenize_line(const Json& line, const Tokenizer& tokenizer,
-                            const ChatTemplate* chat_template, bool plain_content, const std::string& where) {
+                            const ChatTemplate* chat_template, bool plain_content,
+                            const std::string& where) {
   const bool is_object = line.is_object();
   if (is_object && line.contains("text")) {
     if (!line["text"].is_string())
@@ -38,9 +39,11 @@ EncodedSample tokenize_line(const Json& line, const Tokenizer& tokenizer,
   const Json prompt = line.value("add_generation_prompt", Json(false));
   if (!prompt.is_boolean())
     throw ConfigError(where + ": \"add_generation_prompt\" must be true or false");
-  const ChatOptions options{
-      .add_generation_prompt = prompt.get<bool>(), .plain_content = plain_content, .training = false};
-  return encode_chat(line["messages"], template_variables(line, where), options, tokenizer, *chat_template, where);
+  const ChatOptions options{.add_generation_prompt = prompt.get<bool>(),
+                            .plain_content = plain_content,
+                            .training = false};
+  return encode_chat(line["messages"], template_variables(line, where), options, tokenizer,
+                     *chat_template, where);
 }
 
 // {"tokens"} -> {"text"}
@@ -54,8 +57,8 @@ Json decode_line(const Json& line, const Tokenizer& tokenizer, const std::string
   return {{"text", tokenizer.decode(ids, line.value("skip_special_tokens", Json(false)) == true)}};
 }
 
-Json answer_line(const Json& line, const Tokenizer& tokenizer, const ChatTemplate* chat_template, bool plain_content,
-                 const std::string& where) {
+Json answer_line(const Json& line, const Tokenizer& tokenizer, const ChatTemplate* chat_template,
+                 bool plain_content, const std::string& where) {
   if (line.is_object() && line.contains("tokens") && line["tokens"].is_array())
     return decode_line(line, tokenizer, where);
   const EncodedSample sample = tokenize_line(line, tokenizer, chat_template, plain_content, where);
@@ -74,7 +77,8 @@ int run_tokenize(std::istream& in, std::ostream& out, const Tokenizer& tokenizer
   for (int64_t number = 1; std::getline(in, text); ++number) {
     if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
     const std::string where = "stdin:" + std::to_string(number);
-    const Json answer = answer_line(parse_json(text, where), tokenizer, chat_template, plain_content, where);
+    const Json answer =
+        answer_line(parse_json(text, where), tokenizer, chat_template, plain_content, where);
     out << answer.dump() << '\n';
   }
   out.flush();

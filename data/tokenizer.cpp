@@ -53,7 +53,8 @@ void Tokenizer::Impl::encode_words(const Body& body, Scratch& scratch, std::vect
     size_t at = piece.begin;
     for (size_t i = first; i < out.size(); ++i) {
       at = std::min(at + length_in(text.substr(at, piece.end - at), out[i]), piece.end);
-      if (i + 1 == out.size()) at = piece.end;  // a byte without a token belongs to the word's last id
+      if (i + 1 == out.size())
+        at = piece.end;  // a byte without a token belongs to the word's last id
       ends->push_back(static_cast<int64_t>(body.origin(prepared ? scratch.split[at] : at)));
     }
   }
@@ -80,16 +81,19 @@ void Tokenizer::Impl::encode(std::string_view text, bool skip_special, Scratch& 
       encode_words(body, scratch, out, ends);
       continue;
     }
-    std::vector<size_t> inside;  // the places, in the part; special tokens looked for in normalised text are rare
+    std::vector<size_t>
+        inside;  // the places, in the part; special tokens looked for in normalised text are rare
     for (const size_t place : plain)
-      if (place >= raw.begin && place < raw.end && body.alignment == nullptr) inside.push_back(place - raw.begin);
+      if (place >= raw.begin && place < raw.end && body.alignment == nullptr)
+        inside.push_back(place - raw.begin);
     normalized_added.cut(body.text, skip_special, scratch.parts, inside);
     for (const auto& part : scratch.parts) {
       if (part.token != nullptr) {
         out.push_back(part.token->id);
         if (ends != nullptr) ends->push_back(static_cast<int64_t>(body.origin(part.end)));
       } else {
-        encode_words({body.text.substr(part.begin, part.end - part.begin), raw.begin, part.begin, body.alignment},
+        encode_words({body.text.substr(part.begin, part.end - part.begin), raw.begin, part.begin,
+                      body.alignment},
                      scratch, out, ends);
       }
     }

@@ -1,8 +1,9 @@
 // BPE from a Hugging Face model folder: text -> ids, identical to the tokenizers library, and back.
 //
-// Follows tokenizer.json: added tokens are cut out, the rest is normalised, split by the pre-tokenizer and merged by BPE,
-// over bytes (GPT-2, Llama 3, Qwen, DeepSeek) or over characters with byte fallback (Llama 2, Mistral, Gemma). Anything in
-// the file that is not supported is refused by name.
+// Follows tokenizer.json: added tokens are cut out, the rest is normalised, split by the
+// pre-tokenizer and merged by BPE, over bytes (GPT-2, Llama 3, Qwen, DeepSeek) or over characters
+// with byte fallback (Llama 2, Mistral, Gemma). Anything in the file that is not supported is
+// refused by name.
 #pragma once
 
 #include <cstdint>
@@ -31,13 +32,15 @@ class Tokenizer final {
   /// Ids of `text`; added and special tokens in it become their ids. Ill-formed UTF-8 is read as
   /// U+FFFD. Thread-safe.
   [[nodiscard]] std::vector<int32_t> encode(std::string_view text) const;
-  /// The same between the special tokens that tokenizer.json's post-processor puts around a text: what
-  /// tokenizers.encode(text) gives. Chat templates write theirs themselves.
+  /// The same between the special tokens that tokenizer.json's post-processor puts around a text:
+  /// what tokenizers.encode(text) gives. Chat templates write theirs themselves.
   [[nodiscard]] std::vector<int32_t> encode_whole(std::string_view text) const;
   /// The ids that the post-processor puts before a text.
   [[nodiscard]] const std::vector<int32_t>& opening() const;
-  /// Like encode, and for each id the offset in `text` behind its last byte. Requires normalize(text)
-  /// == text. What looks like a special token and has one of the sorted offsets `plain` inside stays text.
+  /// Like encode, and for each id the offset in `text` behind its last byte. Requires
+  /// normalize(text)
+  /// == text. What looks like a special token and has one of the sorted offsets `plain` inside
+  /// stays text.
   [[nodiscard]] std::vector<int32_t> encode(std::string_view text, std::vector<int64_t>& ends,
                                             std::span<const size_t> plain = {}) const;
   /// Ids of `text` where nothing is a special token: "<|im_end|>" becomes the ids of its letters.
@@ -53,7 +56,8 @@ class Tokenizer final {
   /// tokenizers.
   [[nodiscard]] std::string decode(std::span<const int32_t> ids,
                                    bool skip_special_tokens = false) const;
-  /// The bytes behind one id ("" for an unknown one); for a model of characters as tokenizer.json spells it.
+  /// The bytes behind one id ("" for an unknown one); for a model of characters as tokenizer.json
+  /// spells it.
   [[nodiscard]] std::string_view token_bytes(int32_t id) const;
 
   /// Highest id + 1.

@@ -26,7 +26,8 @@ struct Tokenizer::Impl {
     std::string prepared;
     Alignment rewritten, split;
   };
-  /// A part of the text on its way to ids: byte i of it stands for byte offset + alignment[begin + i] of the text.
+  /// A part of the text on its way to ids: byte i of it stands for byte offset + alignment[begin +
+  /// i] of the text.
   struct Body {
     std::string_view text;
     size_t offset, begin;
@@ -38,9 +39,9 @@ struct Tokenizer::Impl {
 
   std::string name;
   std::unordered_map<std::string, int32_t> ids;  // as tokenizer.json spells the tokens
-  std::string bytes;                             // of all tokens, end to end; as spelled when not byte-level
-  std::vector<uint32_t> byte_offsets;            // [vocab + 1]
-  std::vector<uint8_t> special;                  // [vocab]
+  std::string bytes;                   // of all tokens, end to end; as spelled when not byte-level
+  std::vector<uint32_t> byte_offsets;  // [vocab + 1]
+  std::vector<uint8_t> special;        // [vocab]
   Normalizer normalizer;
   std::optional<PreTokenizer> pre_tokenizer;
   AddedTokenMatcher raw_added, normalized_added;
@@ -64,7 +65,8 @@ struct Tokenizer::Impl {
   void give_back(std::unique_ptr<Scratch> scratch) const;
   void encode(std::string_view text, bool skip_special, Scratch& scratch, std::vector<int32_t>& out,
               std::vector<int64_t>* ends, std::span<const size_t> plain = {}) const;
-  void encode_words(const Body& body, Scratch& scratch, std::vector<int32_t>& out, std::vector<int64_t>* ends) const;
+  void encode_words(const Body& body, Scratch& scratch, std::vector<int32_t>& out,
+                    std::vector<int64_t>* ends) const;
   /// Bytes of a word that `id` at its front stands for.
   [[nodiscard]] size_t length_in(std::string_view word, int32_t id) const;
 

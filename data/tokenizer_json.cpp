@@ -199,21 +199,27 @@ void Tokenizer::Impl::read_symbols(const json& model) {
     if (bytes.size() > UINT32_MAX) refuse(name, "the vocabulary is too large");
     byte_offsets.push_back(static_cast<uint32_t>(bytes.size()));
     const auto found = vocab.find(spelled_[i]);
-    if (!used_[i] || found == vocab.end() || *found != id) continue;  // added tokens are no part of words
-    if (symbols.ignore_merges && (mapped || symbols.by_character)) symbols.words.emplace(stands_for, id);
+    if (!used_[i] || found == vocab.end() || *found != id)
+      continue;  // added tokens are no part of words
+    if (symbols.ignore_merges && (mapped || symbols.by_character))
+      symbols.words.emplace(stands_for, id);
     if (mapped && raw.size() == 1) symbols.bytes[static_cast<unsigned char>(raw[0])] = id;
     if (!symbols.by_character) continue;
-    if (const auto character = only_character(spelled_[i])) symbols.characters.emplace(*character, id);
+    if (const auto character = only_character(spelled_[i]))
+      symbols.characters.emplace(*character, id);
     const int byte = fallback && spelled_[i].starts_with("<0x") ? byte_of_token(spelled_[i]) : -1;
     if (byte >= 0) symbols.bytes[static_cast<size_t>(byte)] = id;
   }
-  const bool all_bytes = std::find(symbols.bytes.begin(), symbols.bytes.end(), -1) == symbols.bytes.end();
+  const bool all_bytes =
+      std::find(symbols.bytes.begin(), symbols.bytes.end(), -1) == symbols.bytes.end();
   if (symbols.by_character || !all_bytes) symbols.unknown_id = read_unknown(model, vocab, name);
   if (!symbols.by_character && !all_bytes && fallback)
-    refuse(name, "model.byte_fallback with ByteLevel and a vocabulary that lacks bytes is not supported");
+    refuse(name,
+           "model.byte_fallback with ByteLevel and a vocabulary that lacks bytes is not supported");
   if (symbols.by_character && !fallback && symbols.unknown_id < 0) {
     refuse(name,
-           "the pre_tokenizer has no ByteLevel step, and the model neither byte_fallback nor an unk_token: characters "
+           "the pre_tokenizer has no ByteLevel step, and the model neither byte_fallback nor an "
+           "unk_token: characters "
            "outside of the vocabulary would be lost");
   }
   bpe = Bpe(std::move(symbols));

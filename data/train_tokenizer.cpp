@@ -15,11 +15,17 @@ using nlohmann::json;
 constexpr size_t kBlock = 1 << 20;
 
 json split_at(std::string_view pattern) {
-  return {{"type", "Split"}, {"pattern", {{"Regex", std::string(pattern)}}}, {"behavior", "Isolated"}, {"invert", false}};
+  return {{"type", "Split"},
+          {"pattern", {{"Regex", std::string(pattern)}}},
+          {"behavior", "Isolated"},
+          {"invert", false}};
 }
 
 json byte_level(bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
+  return {{"type", "ByteLevel"},
+          {"add_prefix_space", false},
+          {"trim_offsets", true},
+          {"use_regex", use_regex}};
 }
 
 json pre_tokenizer_of(const std::string& pattern) {
@@ -60,7 +66,8 @@ void add_blocks(std::string_view text, std::vector<std::string_view>& out) {
 
 void add_strings(const Json& line, std::vector<std::string>& out) {
   for (const char* key : {"text", "prompt", "completion", "content"})
-    if (line.is_object() && line.contains(key) && line[key].is_string()) out.push_back(line[key].get<std::string>());
+    if (line.is_object() && line.contains(key) && line[key].is_string())
+      out.push_back(line[key].get<std::string>());
   if (line.is_object() && line.contains("messages") && line["messages"].is_array())
     for (const Json& message : line["messages"]) add_strings(message, out);
 }
@@ -100,29 +107,46 @@ std::vector<std::string> special_tokens(const TrainTokenizerOptions& options) {
     if (!token.empty()) out.push_back(token);
   out.insert(out.end(), options.special_tokens.begin(), options.special_tokens.end());
   for (const std::string& token : out)
-    if (token.empty() || !is_valid_utf8(token)) throw ConfigError("a special token is empty or not UTF-8");
+    if (token.empty() || !is_valid_utf8(token))
+      throw ConfigError("a special token is empty or not UTF-8");
   return out;
 }
 
-json tokenizer_json(const TrainedBpe& bpe, const std::vector<std::string>& special, const json& pre_tokenizer) {
+json tokenizer_json(const TrainedBpe& bpe, const std::vector<std::string>& special,
+                    const json& pre_tokenizer) {
   json added = json::array(), vocab = json::object(), merges = json::array();
   for (size_t id = 0; id < special.size(); ++id) {
-    added.push_back({{"id", id}, {"content", special[id]}, {"special", true}, {"normalized", false},
-                     {"single_word", false}, {"lstrip", false}, {"rstrip", false}});
+    added.push_back({{"id", id},
+                     {"content", special[id]},
+                     {"special", true},
+                     {"normalized", false},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false}});
   }
   for (size_t id = 0; id < bpe.tokens.size(); ++id) vocab[bpe.tokens[id]] = id;
   for (const auto& [left, right] : bpe.merges)
-    merges.push_back({bpe.tokens[static_cast<size_t>(left)], bpe.tokens[static_cast<size_t>(right)]});
-  const json model = {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr},
-                      {"end_of_word_suffix", nullptr}, {"fuse_unk", false}, {"byte_fallback", false},
-                      {"ignore_merges", false}, {"vocab", vocab}, {"merges", merges}};
-  return {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", added},
-          {"normalizer", nullptr}, {"pre_tokenizer", pre_tokenizer}, {"post_processor", nullptr},
-          {"decoder", byte_level(true)}, {"model", model}};
+    merges.push_back(
+        {bpe.tokens[static_cast<size_t>(left)], bpe.tokens[static_cast<size_t>(right)]});
+  const json model = {{"type", "BPE"},
+                      {"dropout", nullptr},
+                      {"unk_token", nullptr},
+                      {"continuing_subword_prefix", nullptr},
+                      {"end_of_word_suffix", nullptr},
+                      {"fuse_unk", false},
+                      {"byte_fallback", false},
+                      {"ignore_merges", false},
+                      {"vocab", vocab},
+                      {"merges", merges}};
+  return {
+      {"version", "1.0"},          {"truncation", nullptr},       {"padding", nullptr},
+      {"added_tokens", added},     {"normalizer", nullptr},       {"pre_tokenizer", pre_tokenizer},
+      {"post_processor", nullptr}, {"decoder", byte_level(true)}, {"model", model}};
 }
 
 json config_json(const TrainTokenizerOptions& options) {
-  json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
+  json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                 {"clean_up_tokenization_spaces", false}};
   if (!options.bos.empty()) config["bos_token"] = options.bos;
   if (!options.eos.empty()) config["eos_token"] = options.eos;
   if (!options.pad.empty()) config["pad_token"] = options.pad;
@@ -137,12 +161,16 @@ TrainTokenizerStats train_tokenizer(const TrainTokenizerOptions& options) {
   const Corpus corpus = open_corpus(options.inputs);
   const WordCounts counts = count_words(corpus.texts, pre_tokenizer, options.threads);
   if (counts.empty()) throw ConfigError("the input holds no text");
-  const TrainedBpe bpe = train_bpe(
-      counts, {.vocab_size = options.vocab_size, .min_frequency = options.min_frequency, .special_tokens = special});
+  const TrainedBpe bpe = train_bpe(counts, {.vocab_size = options.vocab_size,
+                                            .min_frequency = options.min_frequency,
+                                            .special_tokens = special});
   std::filesystem::create_directories(options.output);
-  write_file_atomically(options.output / "tokenizer.json", tokenizer_json(bpe, special, spec).dump(1) + "\n");
-  write_file_atomically(options.output / "tokenizer_config.json", config_json(options).dump(2) + "\n");
-  TrainTokenizerStats stats{0, 0, static_cast<int64_t>(counts.size()), static_cast<int64_t>(bpe.tokens.size())};
+  write_file_atomically(options.output / "tokenizer.json",
+                        tokenizer_json(bpe, special, spec).dump(1) + "\n");
+  write_file_atomically(options.output / "tokenizer_config.json",
+                        config_json(options).dump(2) + "\n");
+  TrainTokenizerStats stats{0, 0, static_cast<int64_t>(counts.size()),
+                            static_cast<int64_t>(bpe.tokens.size())};
   for (const std::string_view text : corpus.texts) stats.bytes += static_cast<int64_t>(text.size());
   for (const auto& [word, count] : counts) stats.words += count;
   return stats;

@@ -1,4 +1,5 @@
-// `tessera train-tokenizer`: text files in, a folder with tokenizer.json and tokenizer_config.json out.
+// `tessera train-tokenizer`: text files in, a folder with tokenizer.json and tokenizer_config.json
+// out.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,9 @@ struct TrainTokenizerStats {
   int64_t bytes, words, different_words, vocab_size;
 };
 
-/// Writes the folder. Of .jsonl lines the texts of "text", "prompt", "completion" and "messages" count, each by itself.
-/// The same inputs and options give the same files, whatever the threads. Throws ConfigError.
+/// Writes the folder. Of .jsonl lines the texts of "text", "prompt", "completion" and "messages"
+/// count, each by itself. The same inputs and options give the same files, whatever the threads.
+/// Throws ConfigError.
 TrainTokenizerStats train_tokenizer(const TrainTokenizerOptions& options);
 
 }  // namespace tessera::data

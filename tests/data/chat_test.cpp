@@ -236,7 +236,9 @@ TEST_F(Sample, AnAnswerThatMergesWithTheTemplateIsRefused) {
 
 TEST_F(Sample, TokenizeReportsWhatTrainingRefuses) {
   template_.emplace("{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}");
-  std::istringstream in(R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})" "\n");
+  std::istringstream in(
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})"
+      "\n");
   std::ostringstream out;
   (void)run_tokenize(in, out, *tokenizer_, &*template_);
   const Json answer = parse_json(out.str(), "out");
@@ -253,7 +255,8 @@ TEST_F(Sample, TokenizeSpeaksJsonLines) {
   EXPECT_EQ(out.str(),
             "{\"ids\":[259],\"loss_mask\":[0]}\n{\"ids\":[263,97,262,10,264],\"loss_mask\":[0,0,0,"
             "0,0]}\n");
-  std::istringstream tokens("{\"tokens\": [259, 262]}\n{\"tokens\": [259, 262], \"skip_special_tokens\": true}\n");
+  std::istringstream tokens(
+      "{\"tokens\": [259, 262]}\n{\"tokens\": [259, 262], \"skip_special_tokens\": true}\n");
   std::ostringstream texts;
   (void)run_tokenize(tokens, texts, *tokenizer_, nullptr);
   EXPECT_EQ(texts.str(), "{\"text\":\"hello<|end|>\"}\n{\"text\":\"hello\"}\n");

@@ -1,5 +1,5 @@
-// Chats whose masks were checked by hand: golden/*.golden holds a template's name, a line of JSONL, and the text with the
-// trained tokens in [[..]].
+// Chats whose masks were checked by hand: golden/*.golden holds a template's name, a line of JSONL,
+// and the text with the trained tokens in [[..]].
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -21,10 +21,12 @@ const fs::path kFolder = fs::path(TESSERA_SOURCE_DIR) / "tests/data/golden";
 // The bytes, and the special tokens of the golden templates.
 Tokenizer tokenizer() {
   auto json = test::tiny_tokenizer_json();
-  for (const char* token : {"<|im_start|>", "<|im_end|>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>",
-                            "<｜Assistant｜>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|assistant|>",
-                            "<|endoftext|>"})
-    json["added_tokens"].push_back({{"id", 262 + json["added_tokens"].size()}, {"content", token}, {"special", true}});
+  for (const char* token :
+       {"<|im_start|>", "<|im_end|>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>",
+        "<｜User｜>", "<｜Assistant｜>", "<|begin_of_text|>", "<|start_header_id|>",
+        "<|end_header_id|>", "<|eot_id|>", "<|assistant|>", "<|endoftext|>"})
+    json["added_tokens"].push_back(
+        {{"id", 262 + json["added_tokens"].size()}, {"content", token}, {"special", true}});
   return Tokenizer::from_json(json.dump(), "golden");
 }
 
@@ -43,8 +45,8 @@ std::vector<Golden> all_golden() {
     if (entry.path().extension() != ".golden") continue;
     const std::string text = read_text_file(entry.path());
     const size_t first = text.find('\n'), second = text.find('\n', first + 1);
-    out.push_back({entry.path().stem().string(), text.substr(0, first), text.substr(first + 1, second - first - 1),
-                   text.substr(second + 1)});
+    out.push_back({entry.path().stem().string(), text.substr(0, first),
+                   text.substr(first + 1, second - first - 1), text.substr(second + 1)});
   }
   return out;
 }
@@ -60,12 +62,15 @@ TEST(Golden, MasksAreThoseCheckedByHand) {
   ASSERT_GE(all.size(), 8u);
   for (const Golden& golden : all) {
     const ChatTemplate chat = chat_template(golden.chat_template);
-    const auto sample = encode_sample(parse_json(golden.line, golden.name), tokens, &chat, golden.name);
+    const auto sample =
+        encode_sample(parse_json(golden.line, golden.name), tokens, &chat, golden.name);
     Row row;
     row.tokens = sample.tokens;
     row.loss_mask = sample.loss_mask;
     row.segments.push_back({0, static_cast<int32_t>(sample.tokens.size()), 0, -1});
-    EXPECT_EQ(without_line_ends(describe_row(row, tokens, false)), without_line_ends(golden.expected)) << golden.name;
+    EXPECT_EQ(without_line_ends(describe_row(row, tokens, false)),
+              without_line_ends(golden.expected))
+        << golden.name;
     EXPECT_THAT(sample.doubts, testing::IsEmpty()) << golden.name;
   }
 }
@@ -73,14 +78,18 @@ TEST(Golden, MasksAreThoseCheckedByHand) {
 TEST(Golden, CountsRewrittenAnswers) {
   const ChatTemplate chat = chat_template("qwen3.jinja");
   const auto sample = encode_sample(
-      parse_json(R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>b</think>c"},
-                                  {"role": "user", "content": "d"}, {"role": "assistant", "content": "e"}]})", "m"),
+      parse_json(
+          R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>b</think>c"},
+                                  {"role": "user", "content": "d"}, {"role": "assistant", "content": "e"}]})",
+          "m"),
       tokenizer(), &chat, "m");
   EXPECT_EQ(sample.rewritten, 1);
   const ChatTemplate ends_the_chat = chat_template("phi3.jinja");  // which drops nothing
   const auto whole = encode_sample(
-      parse_json(R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"},
-                                  {"role": "user", "content": "d"}, {"role": "assistant", "content": "e"}]})", "m"),
+      parse_json(
+          R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"},
+                                  {"role": "user", "content": "d"}, {"role": "assistant", "content": "e"}]})",
+          "m"),
       tokenizer(), &ends_the_chat, "m");
   EXPECT_EQ(whole.rewritten, 0);
 }
@@ -90,8 +99,9 @@ TEST(Golden, DamagedMasksAreCaught) {
   const Tokenizer tokens = tokenizer();
   for (const Golden& golden : all_golden()) {
     const Json line = parse_json(golden.line, golden.name);
-    RenderedChat chat = chat_template(golden.chat_template)
-                            .render_with_answers(line["messages"], template_variables(line, golden.name));
+    RenderedChat chat =
+        chat_template(golden.chat_template)
+            .render_with_answers(line["messages"], template_variables(line, golden.name));
     std::vector<int64_t> ends;
     const auto ids = tokens.encode(chat.text, ends);
     end_before_special(chat, ids, ends, tokens);
@@ -99,7 +109,9 @@ TEST(Golden, DamagedMasksAreCaught) {
     std::vector<uint8_t> mask;
     ASSERT_THAT(mark_answers(tokenized, tokens, mask), testing::IsEmpty());
     ASSERT_EQ(check_mask(tokenized, tokens, mask), "");
-    const auto caught = [&](std::vector<uint8_t> damaged) { return !check_mask(tokenized, tokens, damaged).empty(); };
+    const auto caught = [&](std::vector<uint8_t> damaged) {
+      return !check_mask(tokenized, tokens, damaged).empty();
+    };
 
     auto without_end = mask;
     *(std::find(without_end.rbegin(), without_end.rend(), 1)) = 0;
@@ -123,14 +135,19 @@ TEST(Golden, DamagedMasksAreCaught) {
 
 TEST(Golden, AnAnswerThatIsNotInTheTextIsRefusedWithTheText) {
   const ChatTemplate hides(
-      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last else 'x' }}<|im_end|>{% endfor %}"
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last else 'x' "
+      "}}<|im_end|>{% endfor %}"
       "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}");
   const Json line = parse_json(
       R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
-                       {"role": "user", "content": "c"}]})", "m");
+                       {"role": "user", "content": "c"}]})",
+      "m");
   const std::string message =
       test::config_error([&] { (void)encode_sample(line, tokenizer(), &hides, "m:3"); });
-  EXPECT_THAT(message, HasSubstr("m:3: message 2 (assistant): the chat template does not show what the message says"));
+  EXPECT_THAT(
+      message,
+      HasSubstr(
+          "m:3: message 2 (assistant): the chat template does not show what the message says"));
   EXPECT_THAT(message, HasSubstr("<|im_start|>user\nx<|im_end|>"));
 }
 

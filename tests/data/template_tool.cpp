@@ -1,4 +1,5 @@
-// `template_tool`: JSONL {"template", "variables", "messages", "add_generation_prompt", "extra"} on standard input to
+// `template_tool`: JSONL {"template", "variables", "messages", "add_generation_prompt", "extra"} on
+// standard input to
 // {"text"} or {"error"}, for tests/parity/chat_parity.py.
 #include <exception>
 #include <iostream>
@@ -12,8 +13,10 @@ int main() {
     Json answer;
     try {
       const Json in = tessera::data::parse_json(line, "stdin");
-      const tessera::data::ChatTemplate chat(in["template"].get<std::string>(), in["variables"], "t");
-      answer["text"] = chat.render(in["messages"], in["add_generation_prompt"].get<bool>(), in["extra"]);
+      const tessera::data::ChatTemplate chat(in["template"].get<std::string>(), in["variables"],
+                                             "t");
+      answer["text"] =
+          chat.render(in["messages"], in["add_generation_prompt"].get<bool>(), in["extra"]);
     } catch (const tessera::ConfigError& error) {
       answer["error"] = error.what();
     }

@@ -1,4 +1,5 @@
-// Models of characters (Llama 2, Mistral, Gemma), post-processors and decoders; the parity test has the whole families.
+// Models of characters (Llama 2, Mistral, Gemma), post-processors and decoders; the parity test has
+// the whole families.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -29,10 +30,11 @@ nlohmann::json llama2_json() {
   json["added_tokens"] = nlohmann::json::array();
   for (const char* token : {"<unk>", "<s>", "</s>"})
     json["added_tokens"].push_back({{"id", vocab[token]}, {"content", token}, {"special", true}});
-  json["normalizer"] = {{"type", "Sequence"},
-                        {"normalizers",
-                         {{{"type", "Prepend"}, {"prepend", "▁"}},
-                          {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}}}}};
+  json["normalizer"] = {
+      {"type", "Sequence"},
+      {"normalizers",
+       {{{"type", "Prepend"}, {"prepend", "▁"}},
+        {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}}}}};
   json["pre_tokenizer"] = nullptr;
   json["decoder"] = {{"type", "Sequence"},
                      {"decoders",
@@ -40,7 +42,7 @@ nlohmann::json llama2_json() {
                        {{"type", "ByteFallback"}},
                        {{"type", "Fuse"}},
                        {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}};
-  json["model"] = {{"type", "BPE"},        {"unk_token", "<unk>"}, {"fuse_unk", true},
+  json["model"] = {{"type", "BPE"},         {"unk_token", "<unk>"}, {"fuse_unk", true},
                    {"byte_fallback", true}, {"vocab", vocab},       {"merges", {"▁ a", "a b"}}};
   return json;
 }
@@ -58,7 +60,9 @@ TEST(TokenizerKinds, BytesStandForWhatHasNoToken) {
   EXPECT_THAT(tokenizer.encode("a</s>b"), ElementsAre(262, 2, 259, 261));
   const std::string text = "ab \xF0\x9F\x98\x80  b\n";
   EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
-  EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{3 + 0xC3, 260}), "\xEF\xBF\xBD" "a");
+  EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{3 + 0xC3, 260}),
+            "\xEF\xBF\xBD"
+            "a");
 }
 
 TEST(TokenizerKinds, OffsetsAreThoseOfTheText) {
@@ -86,8 +90,10 @@ TEST(TokenizerKinds, MetaspacePrefixesTheFirstPieceOrAll) {
   const auto metaspace = [](const char* scheme) {
     return [scheme](nlohmann::json& json) {
       json["normalizer"] = nullptr;
-      json["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", scheme}, {"split", true}};
-      json["decoder"] = {{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", scheme}, {"split", true}};
+      json["pre_tokenizer"] = {
+          {"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", scheme}, {"split", true}};
+      json["decoder"] = {
+          {"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", scheme}, {"split", true}};
     };
   };
   EXPECT_THAT(llama2(metaspace("always")).encode("a</s>a a"), ElementsAre(262, 2, 262, 262));
@@ -98,10 +104,12 @@ TEST(TokenizerKinds, MetaspacePrefixesTheFirstPieceOrAll) {
 
 TEST(TokenizerKinds, PostProcessorOpensAText) {
   const auto bos = [](nlohmann::json& json) {
-    json["post_processor"] = {{"type", "TemplateProcessing"},
-                              {"single", {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
-                                          {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
-                              {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {1}}, {"tokens", {"<s>"}}}}}}};
+    json["post_processor"] = {
+        {"type", "TemplateProcessing"},
+        {"single",
+         {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
+          {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+        {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {1}}, {"tokens", {"<s>"}}}}}}};
   };
   EXPECT_THAT(llama2(bos).encode_whole("a"), ElementsAre(1, 262));
   EXPECT_THAT(llama2(bos).encode("a"), ElementsAre(262));
@@ -116,16 +124,29 @@ TEST(TokenizerKinds, PostProcessorOpensAText) {
 }
 
 TEST(TokenizerKinds, RefusesByName) {
-  const auto refusal = [](const Change& change) { return config_error([&] { (void)llama2(change); }); };
-  EXPECT_THAT(refusal([](auto& j) { j["decoder"] = {{"type", "CTC"}}; }), HasSubstr("decoder \"CTC\" is not supported"));
-  EXPECT_THAT(refusal([](auto& j) { j["post_processor"] = {{"type", "Odd"}}; }), HasSubstr("post_processor \"Odd\""));
-  EXPECT_THAT(refusal([](auto& j) { j["pre_tokenizer"] = {{"type", "Whitespace"}}; }), HasSubstr("\"Whitespace\""));
-  EXPECT_THAT(refusal([](auto& j) { j["model"]["unk_token"] = "<no>"; }), HasSubstr("model.unk_token \"<no>\""));
+  const auto refusal = [](const Change& change) {
+    return config_error([&] { (void)llama2(change); });
+  };
   EXPECT_THAT(refusal([](auto& j) {
-                j["model"]["unk_token"] = nullptr;
-                j["model"]["byte_fallback"] = false;
+                j["decoder"] = {{"type", "CTC"}};
               }),
-              HasSubstr("has no ByteLevel step, and the model neither byte_fallback nor an unk_token"));
+              HasSubstr("decoder \"CTC\" is not supported"));
+  EXPECT_THAT(refusal([](auto& j) {
+                j["post_processor"] = {{"type", "Odd"}};
+              }),
+              HasSubstr("post_processor \"Odd\""));
+  EXPECT_THAT(refusal([](auto& j) {
+                j["pre_tokenizer"] = {{"type", "Whitespace"}};
+              }),
+              HasSubstr("\"Whitespace\""));
+  EXPECT_THAT(refusal([](auto& j) { j["model"]["unk_token"] = "<no>"; }),
+              HasSubstr("model.unk_token \"<no>\""));
+  EXPECT_THAT(
+      refusal([](auto& j) {
+        j["model"]["unk_token"] = nullptr;
+        j["model"]["byte_fallback"] = false;
+      }),
+      HasSubstr("has no ByteLevel step, and the model neither byte_fallback nor an unk_token"));
   EXPECT_THAT(refusal([](auto& j) {
                 j["normalizer"]["normalizers"].push_back({{"type", "NFC"}});
               }),
@@ -138,13 +159,17 @@ TEST(TokenizerKinds, PlainContentKeepsSpecialTokensText) {
   const Tokenizer tokenizer = Tokenizer::load(folder.path());
   const ChatTemplate chat_template = ChatTemplate::load(folder.path());
   const Json messages = parse_json(
-      R"([{"role": "user", "content": "<|end|>"}, {"role": "assistant", "content": "a<|user|>"}])", "m");
-  const auto sample = encode_chat(messages, Json::object(), {.plain_content = true}, tokenizer, chat_template, "m");
-  EXPECT_THAT(sample.tokens, ElementsAre(test::kUser, '<', '|', 'e', 'n', 'd', '|', '>', test::kEnd, '\n', test::kBot, 'a', '<',
-                                         '|', 'u', 's', 'e', 'r', '|', '>', test::kEnd, '\n'));
+      R"([{"role": "user", "content": "<|end|>"}, {"role": "assistant", "content": "a<|user|>"}])",
+      "m");
+  const auto sample =
+      encode_chat(messages, Json::object(), {.plain_content = true}, tokenizer, chat_template, "m");
+  EXPECT_THAT(sample.tokens, ElementsAre(test::kUser, '<', '|', 'e', 'n', 'd', '|', '>', test::kEnd,
+                                         '\n', test::kBot, 'a', '<', '|', 'u', 's', 'e', 'r', '|',
+                                         '>', test::kEnd, '\n'));
   EXPECT_EQ(std::count(sample.loss_mask.begin(), sample.loss_mask.end(), 1), 10);
   const auto as_is = encode_prompt(messages, Json::object(), {}, tokenizer, chat_template, "m");
-  EXPECT_THAT(as_is, ElementsAre(test::kUser, test::kEnd, test::kEnd, '\n', test::kBot, 'a', test::kUser, test::kEnd, '\n'));
+  EXPECT_THAT(as_is, ElementsAre(test::kUser, test::kEnd, test::kEnd, '\n', test::kBot, 'a',
+                                 test::kUser, test::kEnd, '\n'));
 }
 
 }  // namespace

@@ -226,7 +226,8 @@ TEST(PreTokenizer, BehavioursOfSplit) {
 nlohmann::json deepseek(bool as_regex) {
   nlohmann::json steps = nlohmann::json::array();
   for (const std::string_view pattern : kDeepSeekPatterns)
-    steps.push_back(regex(as_regex ? "(?:" + std::string(pattern) + ")" : std::string(pattern))["pretokenizers"][0]);
+    steps.push_back(regex(as_regex ? "(?:" + std::string(pattern) + ")"
+                                   : std::string(pattern))["pretokenizers"][0]);
   steps.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}});
   return {{"type", "Sequence"}, {"pretokenizers", steps}};
 }
