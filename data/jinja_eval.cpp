@@ -229,8 +229,9 @@ class Evaluator {
         return call(node);
       case Kind::kFilter: {
         const Value value = evaluate(*node.children[0]);
-        charge_elements(value);
-        return made(apply_filter(node.text, value, arguments(node), fail_));
+        const Arguments given = arguments(node);
+        charge_filter(value, given);
+        return made(apply_filter(node.text, value, given, fail_));
       }
       case Kind::kTest: {
         const Value value = evaluate(*node.children[0]);
@@ -262,6 +263,16 @@ class Evaluator {
 
   void charge_elements(const Value& value) {
     if (value.json != nullptr) charge(value.json->is_structured() ? value.json->size() : 0);
+  }
+
+  // Filters may look at each element for each element, their own or an argument's.
+  void charge_filter(const Value& value, const Arguments& given) {
+    const auto size = [](const Value& some) {
+      return some.json != nullptr && some.json->is_structured() ? some.json->size() : size_t{0};
+    };
+    size_t others = size(value);
+    for (const Value& argument : given.positional) others += size(argument);
+    charge(size(value) + size(value) * others / 512);
   }
 
   Json plain(const Value& value) {

@@ -40,6 +40,10 @@ struct Call {
     const Value* found = find(index, key);
     return found == nullptr ? std::nullopt : std::optional(to_string(*found, name.c_str(), fail));
   }
+  [[nodiscard]] Value made(const std::optional<std::string>& text) const {
+    if (!text) fail(name + " makes a text that is too large");
+    return Value(*text);
+  }
   [[nodiscard]] std::string needed(size_t index, const char* key) const {
     const auto found = string(index, key);
     if (!found) fail(name + " lacks an argument");
@@ -78,7 +82,7 @@ Value tojson(const Call& call) {
   style.sort_keys = call.flag(3, "sort_keys", false);
   if (const Value* indent = call.find(1, "indent")) {
     if (indent->is_string()) {
-      style.indent = indent->json->get<std::string>();
+      style.indent = indent->json->get<std::string>().substr(0, 16);
     } else {
       const int64_t spaces = to_integer(*indent, call.fail);
       if (spaces > 16) call.fail("tojson: an indent of at most 16 is supported");
@@ -114,6 +118,7 @@ Value join(const Call& call) {
   for (const Value& item : call.items()) {
     if (!std::exchange(first, false)) out += separator;
     out += to_text(judged(item, attribute), call.fail);
+    if (out.size() > kMaxText) call.fail("join makes a text that is too large");
   }
   return Value(out);
 }
@@ -121,7 +126,8 @@ Value join(const Call& call) {
 Value replace(const Call& call) {
   const std::string from = call.needed(0, "old");
   if (from.empty()) call.fail("replace needs a text to look for");
-  return Value(replace_all(call.text(), from, call.needed(1, "new"), call.integer(2, "count", -1)));
+  return call.made(
+      replace_all(call.text(), from, call.needed(1, "new"), call.integer(2, "count", -1)));
 }
 
 Value end_of(const Call& call) {
@@ -279,7 +285,7 @@ Value indent(const Call& call) {
     by.assign(static_cast<size_t>(std::clamp<int64_t>(to_integer(*width, call.fail), 0, kMaxWidth)),
               ' ');
   }
-  return Value(
+  return call.made(
       indent_lines(call.text(), by, call.flag(1, "first", false), call.flag(2, "blank", false)));
 }
 

@@ -92,7 +92,10 @@ Value partition(const Call& call) {
 Value replace_method(const Call& call) {
   const std::string& from = call.string(0, "old");
   if (from.empty()) call.fail("replace() needs a text to look for");
-  return Value(replace_all(call.text, from, call.string(1, "new"), call.integer(2, "count", -1)));
+  const auto text =
+      replace_all(call.text, from, call.string(1, "new"), call.integer(2, "count", -1));
+  if (!text) call.fail("replace() makes a text that is too large");
+  return Value(*text);
 }
 
 // In characters.

@@ -119,12 +119,13 @@ std::string strip(std::string_view text, const std::optional<std::string>& chars
   return std::string(text);
 }
 
-std::string replace_all(std::string_view text, const std::string& from, const std::string& to,
-                        int64_t count) {
+std::optional<std::string> replace_all(std::string_view text, const std::string& from,
+                                       const std::string& to, int64_t count) {
   std::string out;
   while (count-- != 0) {
     const size_t at = text.find(from);
     if (at == std::string_view::npos) break;
+    if (out.size() + to.size() + text.size() > kMaxText) return std::nullopt;
     out.append(text.substr(0, at)).append(to);
     text.remove_prefix(at + from.size());
   }
@@ -184,9 +185,11 @@ std::vector<std::string> split_lines(std::string_view text) {
   return out;
 }
 
-std::string indent_lines(std::string_view text, const std::string& by, bool first, bool blank) {
+std::optional<std::string> indent_lines(std::string_view text, const std::string& by, bool first,
+                                        bool blank) {
   std::string out;
   const auto lines = split_text(text, "\n", -1, false);
+  if (lines.size() * by.size() + text.size() > kMaxText) return std::nullopt;
   for (size_t i = 0; i < lines.size(); ++i) {
     if (i > 0) out += '\n';
     if (i == 0 ? first : blank || !lines[i].empty()) out += by;

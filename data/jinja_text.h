@@ -8,6 +8,9 @@
 
 namespace tessera::data::jinja {
 
+/// What functions that multiply their input make at most, in bytes.
+inline constexpr size_t kMaxText = 16 << 20;
+
 /// Code points of valid UTF-8 as strings.
 [[nodiscard]] std::vector<std::string_view> characters(std::string_view text);
 /// str.isspace for one character.
@@ -24,17 +27,18 @@ namespace tessera::data::jinja {
 /// Without the characters of `chars` (white space if absent) at its ends.
 [[nodiscard]] std::string strip(std::string_view text, const std::optional<std::string>& chars,
                                 bool left, bool right);
-/// At most `count` replacements, all if negative. `from` is not empty.
-[[nodiscard]] std::string replace_all(std::string_view text, const std::string& from,
-                                      const std::string& to, int64_t count);
+/// At most `count` replacements, all if negative. `from` is not empty. Nothing when the text would
+/// pass kMaxText.
+[[nodiscard]] std::optional<std::string> replace_all(std::string_view text, const std::string& from,
+                                                     const std::string& to, int64_t count);
 /// str.split (from_right: str.rsplit) with at most `limit` cuts, all if negative; at white space
 /// when no separator is given.
 [[nodiscard]] std::vector<std::string> split_text(std::string_view text,
                                                   const std::optional<std::string>& separator,
                                                   int64_t limit, bool from_right);
 [[nodiscard]] std::vector<std::string> split_lines(std::string_view text);
-/// Jinja's indent filter.
-[[nodiscard]] std::string indent_lines(std::string_view text, const std::string& by, bool first,
-                                       bool blank);
+/// Jinja's indent filter. Nothing when the text would pass kMaxText.
+[[nodiscard]] std::optional<std::string> indent_lines(std::string_view text, const std::string& by,
+                                                      bool first, bool blank);
 
 }  // namespace tessera::data::jinja
