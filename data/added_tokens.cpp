@@ -59,8 +59,8 @@ std::pair<int32_t, size_t> AddedTokenMatcher::longest_at(std::string_view text, 
   return best;
 }
 
-void AddedTokenMatcher::cut(std::string_view text, bool skip_special,
-                            std::vector<Part>& out) const {
+void AddedTokenMatcher::cut(std::string_view text, bool skip_special, std::vector<Part>& out,
+                            std::span<const size_t> plain) const {
   out.clear();
   size_t covered = 0;
   size_t at = tokens_.empty() ? text.size() : 0;
@@ -76,6 +76,11 @@ void AddedTokenMatcher::cut(std::string_view text, bool skip_special,
     }
     const AddedToken& token = tokens_[static_cast<size_t>(index)];
     size_t begin = at, stop = end;
+    const auto inside = std::upper_bound(plain.begin(), plain.end(), begin);
+    if (token.special && inside != plain.end() && *inside < stop) {
+      ++at;
+      continue;
+    }
     at = end;
     if (skip_special && token.special) continue;
     if (token.single_word) {

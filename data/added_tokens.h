@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -34,8 +35,9 @@ class AddedTokenMatcher final {
   void add(const AddedToken& token, std::string_view pattern);
   [[nodiscard]] bool empty() const { return tokens_.empty(); }
   /// Cuts valid UTF-8 into parts that cover it. With `skip_special`, special tokens are ordinary
-  /// text.
-  void cut(std::string_view text, bool skip_special, std::vector<Part>& out) const;
+  /// text; a special token that one of the sorted offsets `plain` lies in is, too.
+  void cut(std::string_view text, bool skip_special, std::vector<Part>& out,
+           std::span<const size_t> plain = {}) const;
 
  private:
   [[nodiscard]] std::pair<int32_t, size_t> longest_at(std::string_view text, size_t at) const;

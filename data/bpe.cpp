@@ -4,8 +4,10 @@
 #include <bit>
 #include <cstring>
 #include <functional>
+#include <utility>
 
 #include "core/error.h"
+#include "data/unicode.h"
 
 namespace tessera::data {
 
@@ -25,10 +27,6 @@ inline uint64_t mix(uint64_t x) {
 BpeScratch::BpeScratch() : slots_(kSlots) {
   for (Slot& slot : slots_) slot.word.back() = 0;
 }
-
-Bpe::Bpe(Options options, const std::array<int32_t, 256>& byte_ids,
-         std::unordered_map<std::string, int32_t> words)
-    : options_(options), byte_ids_(byte_ids), words_(std::move(words)) {}
 
 void Bpe::rehash(size_t capacity) {
   std::vector<Entry> old(capacity);
@@ -146,20 +144,68 @@ void Bpe::merge_long(BpeScratch& scratch) const {
     ids.push_back(symbols[static_cast<size_t>(i)].id);
 }
 
+bool Bpe::has_bytes(std::string_view text) const {
+  return std::all_of(text.begin(), text.end(),
+                     [&](char c) { return symbols_.bytes[static_cast<unsigned char>(c)] >= 0; });
+}
+
+size_t Bpe::unknown_length(std::string_view text) const {
+  size_t at = 0;
+  do {
+    const size_t length = symbols_.by_character ? decode_utf8(text.data() + at).length : 1;
+    const bool known = symbols_.by_character
+                           ? symbols_.characters.contains(decode_utf8(text.data() + at).value)
+                           : false;
+    if (at > 0 && (known || has_bytes(text.substr(at, length)))) break;
+    at += length;
+  } while (symbols_.fuse_unknown && at < text.size());
+  return std::min(at, text.size());
+}
+
+// An unknown symbol waits for the next known one, since it may be fused with others; symbols made
+// of bytes do not end the wait (as in tokenizers).
+void Bpe::first_symbols(std::string_view word, std::vector<int32_t>& ids) const {
+  bool waiting = false;
+  const auto push = [&](int32_t id) {
+    if (std::exchange(waiting, false)) ids.push_back(symbols_.unknown_id);
+    ids.push_back(id);
+  };
+  for (size_t i = 0; i < word.size();) {
+    size_t length = 1;
+    int32_t id = -1;
+    if (symbols_.by_character) {
+      const CodePoint c = decode_utf8(word.data() + i);
+      const auto found = symbols_.characters.find(c.value);
+      if (found != symbols_.characters.end()) id = found->second;
+      length = c.length;
+    } else {
+      id = symbols_.bytes[static_cast<unsigned char>(word[i])];
+    }
+    const std::string_view symbol = word.substr(i, length);
+    i += length;
+    if (id >= 0) {
+      push(id);
+    } else if (symbols_.by_character && has_bytes(symbol)) {
+      for (const char byte : symbol)
+        ids.push_back(symbols_.bytes[static_cast<unsigned char>(byte)]);
+    } else if (symbols_.unknown_id >= 0) {
+      if (waiting && !symbols_.fuse_unknown) ids.push_back(symbols_.unknown_id);
+      waiting = true;
+    }
+  }
+  if (waiting) ids.push_back(symbols_.unknown_id);
+}
+
 void Bpe::merge_word(std::string_view word, BpeScratch& scratch) const {
   auto& ids = scratch.ids_;
   ids.clear();
-  if (options_.ignore_merges) {
-    if (const auto whole = words_.find(std::string(word)); whole != words_.end()) {
+  if (symbols_.ignore_merges) {
+    if (const auto whole = symbols_.words.find(std::string(word)); whole != symbols_.words.end()) {
       ids.push_back(whole->second);
       return;
     }
   }
-  for (const char c : word) {
-    int32_t id = byte_ids_[static_cast<unsigned char>(c)];
-    if (id < 0) id = options_.unknown_id;
-    if (id >= 0) ids.push_back(id);
-  }
+  first_symbols(word, ids);
   if (ids.size() < 2) return;
   ids.size() <= kShortWord ? merge_short(scratch) : merge_long(scratch);
 }

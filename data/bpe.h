@@ -46,14 +46,25 @@ class BpeScratch final {
 
 class Bpe final {
  public:
-  struct Options {
+  /// The symbols that a word's merges begin with: its bytes or its characters.
+  struct Symbols {
+    bool by_character = false;
+    /// The id of each byte, or -1. By character: of those that stand for a character without an id
+    /// (byte fallback).
+    std::array<int32_t, 256> bytes;
+    std::unordered_map<uint32_t, int32_t> characters;  // code point -> id
+    int32_t unknown_id = -1;     // for what has no id; -1: it is dropped, as in tokenizers
+    bool fuse_unknown = false;   // a run of unknown symbols is one
     bool ignore_merges = false;  // a word that is a token stays whole
-    int32_t unknown_id = -1;  // for bytes without a token; -1: they are dropped, as in tokenizers
+    std::unordered_map<std::string, int32_t> words;  // word -> id, used with ignore_merges
   };
-  Bpe() = default;
-  /// `byte_ids`: the id of each single byte, or -1. `words`: bytes -> id, used with ignore_merges.
-  Bpe(Options options, const std::array<int32_t, 256>& byte_ids,
-      std::unordered_map<std::string, int32_t> words);
+  Bpe() { symbols_.bytes.fill(-1); }
+  explicit Bpe(Symbols symbols) : symbols_(std::move(symbols)) {}
+
+  [[nodiscard]] bool by_character() const { return symbols_.by_character; }
+  [[nodiscard]] int32_t unknown_id() const { return symbols_.unknown_id; }
+  /// Bytes of `text` that one unknown id at its front stands for.
+  [[nodiscard]] size_t unknown_length(std::string_view text) const;
 
   /// (left, right) -> id with priority `rank` (lower first). A repeated pair takes the later rank,
   /// as in tokenizers.
@@ -76,10 +87,10 @@ class Bpe final {
   void merge_short(BpeScratch& scratch) const;
   void merge_long(BpeScratch& scratch) const;
   void rehash(size_t capacity);
+  void first_symbols(std::string_view word, std::vector<int32_t>& ids) const;
+  [[nodiscard]] bool has_bytes(std::string_view text) const;
 
-  Options options_;
-  std::array<int32_t, 256> byte_ids_{};
-  std::unordered_map<std::string, int32_t> words_;
+  Symbols symbols_;
   std::vector<Entry> table_;
   size_t num_merges_ = 0;
   int shift_ = 64;

@@ -11,16 +11,19 @@ namespace {
 constexpr const char* kTokenNames[] = {"bos_token", "eos_token", "pad_token", "unk_token",
                                        "sep_token", "cls_token", "mask_token"};
 
-std::string named_template(const Json& config, const std::string& where) {
+// The template of this name, "" when there is none.
+std::string named_template(const Json& config, const char* name, const std::string& where) {
   const auto found = config.find("chat_template");
   if (found == config.end() || found->is_null()) return "";
-  if (found->is_string()) return found->get<std::string>();
+  if (found->is_string())
+    return std::string_view(name) == "default" ? found->get<std::string>() : "";
   if (found->is_array()) {
     for (const Json& item : *found) {
-      if (item.is_object() && item.contains("name") && item["name"] == "default" &&
+      if (item.is_object() && item.contains("name") && item["name"] == name &&
           item.contains("template") && item["template"].is_string())
         return item["template"].get<std::string>();
     }
+    if (std::string_view(name) != "default") return "";
   }
   throw ConfigError(detail::concat(
       where, ": chat_template must be a string, or a list with an entry \"default\""));
@@ -56,9 +59,15 @@ std::optional<ChatTemplate> ChatTemplate::load_if_present(const std::filesystem:
   const auto jinja_path = folder / "chat_template.jinja";
   if (std::filesystem::exists(jinja_path))
     return ChatTemplate(read_text_file(jinja_path), variables, jinja_path.string());
-  const std::string source = named_template(config, config_path.string());
+  const std::string source = named_template(config, "default", config_path.string());
   if (source.empty()) return std::nullopt;
-  return ChatTemplate(source, variables, config_path.string() + ": chat_template");
+  ChatTemplate out(source, variables, config_path.string() + ": chat_template");
+  const std::string with_tools = named_template(config, "tool_use", config_path.string());
+  if (!with_tools.empty()) {
+    out.tool_program_ = jinja::parse_template(with_tools, out.name_);
+    out.hash_ = hash_bytes(out.hash_ + with_tools);
+  }
+  return out;
 }
 
 ChatTemplate ChatTemplate::load(const std::filesystem::path& folder) {
@@ -72,39 +81,39 @@ ChatTemplate ChatTemplate::load(const std::filesystem::path& folder) {
   return std::move(*found);
 }
 
+namespace {
+// transformers leaves out members that are null, and gives reasoning all the names that templates
+// read.
+Json as_templates_read(const Json& messages) {
+  Json out = Json::array();
+  for (const Json& message : messages) {
+    Json kept = Json::object();
+    const Json* reasoning = nullptr;
+    for (const char* key : {"reasoning_content", "thinking", "reasoning"}) {
+      const auto found = message.find(key);
+      if (reasoning == nullptr && found != message.end() && !found->is_null()) reasoning = &*found;
+    }
+    if (reasoning != nullptr) kept["thinking"] = *reasoning;
+    for (const auto& [key, value] : message.items())
+      if (!value.is_null()) kept[key] = value;
+    if (reasoning != nullptr) kept["reasoning_content"] = *reasoning;
+    out.push_back(std::move(kept));
+  }
+  return out;
+}
+}  // namespace
+
 std::string ChatTemplate::render(const Json& messages, bool add_generation_prompt,
                                  const Json& extra) const {
   std::map<std::string, jinja::Value> names;
   for (const Json* source : {&variables_, &extra}) {
     for (const auto& [key, value] : source->items()) names[key] = jinja::Value(value);
   }
-  names["messages"] = jinja::Value(messages);
+  names["messages"] = jinja::Value(as_templates_read(messages));
   names["add_generation_prompt"] = jinja::Value(Json(add_generation_prompt));
   for (const char* absent : {"tools", "documents"}) names.try_emplace(absent, jinja::Value(Json()));
-  return jinja::render(*program_, names, name_);
-}
-
-RenderedChat ChatTemplate::render_with_answers(const Json& messages, const Json& extra) const {
-  RenderedChat chat;
-  chat.text = render(messages, false, extra);
-  Json prefix = Json::array();
-  for (size_t i = 0; i < messages.size(); ++i) {
-    const bool answer = messages[i].value("role", "") == "assistant";
-    std::string before;
-    if (answer) before = render(prefix, true, extra);
-    prefix.push_back(messages[i]);
-    if (!answer) continue;
-    const std::string with = i + 1 == messages.size() ? chat.text : render(prefix, false, extra);
-    if (!chat.text.starts_with(with) || !with.starts_with(before)) {
-      throw ConfigError(detail::concat(
-          "message ", i + 1, ": the chat template writes this turn differently when ",
-          with.starts_with(before) ? "more turns follow" : "it is still to be generated",
-          ", so it cannot tell which tokens to train; end the chat with this turn, or use "
-          "{\"prompt\", \"completion\"}"));
-    }
-    chat.answers.push_back({i, before.size(), with.size()});
-  }
-  return chat;
+  const bool tools = tool_program_ != nullptr && !names["tools"].is_none();
+  return jinja::render(tools ? *tool_program_ : *program_, names, name_);
 }
 
 void check_messages(const Json& messages, std::string_view where) {

@@ -13,13 +13,14 @@ namespace tessera::data::jinja {
 
 enum class Kind {
   // Statements
-  kText,      // text
-  kOutput,    // children[0]
-  kIf,        // children: condition, then (kBlock), else (kBlock)
-  kFor,       // names; children: iterable, filter or null, body (kBlock), else (kBlock)
-  kSet,       // names (one, several, or target.attribute); children[0]: value
-  kSetBlock,  // names[0]; children[0]: body (kBlock)
-  kMacro,     // text: name; names: parameters; defaults in named; children[0]: body
+  kText,    // text
+  kOutput,  // children[0]
+  kIf,      // children: condition, then (kBlock), else (kBlock)
+  kFor,     // names; children: iterable, filter or null, body (kBlock), else (kBlock)
+  kSet,  // names (one or several); text: the attribute of a namespace, or empty; children[0]: value
+  kMacro,      // text: name; names: parameters; defaults in named; children[0]: body
+  kCallBlock,  // names: parameters; defaults in named; children: call, body
+  kScope,      // names bound in named; children[0]: body
   kBreak,
   kContinue,
   kBlock,  // children: statements
@@ -36,6 +37,8 @@ enum class Kind {
   kTest,       // text: name; children: value, arguments...
   kUnary,      // text: operator
   kBinary,     // text: operator
+  kCompare,    // names: operators; children: operands
+  kCapture,    // children[0]: statements (kBlock) whose text is the value
   kTernary,    // children: condition, then, else or null
 };
 

@@ -1,9 +1,10 @@
 #include "data/jinja_eval.h"
 
 #include <algorithm>
-#include <cmath>
+#include <ctime>
 
 #include "core/error.h"
+#include "data/jinja_operators.h"
 
 namespace tessera::data::jinja {
 
@@ -12,14 +13,18 @@ namespace {
 constexpr int64_t kMaxWork =
     5'000'000;  // statements, expressions, and 64 bytes made each count one
 constexpr int kMaxDepth = 400;
-constexpr int64_t kMaxRange = 100'000;
 
 enum class Flow { kNext, kBreak, kContinue };
 
 class Evaluator {
  public:
   Evaluator(const std::map<std::string, Value>& variables, const std::string& name) : name_(name) {
-    scopes_.push_back(variables);
+    for (const char* function : {"raise_exception", "namespace", "dict", "range", "strftime_now"}) {
+      Value value;
+      value.function = function;
+      scopes_[0][function] = std::move(value);
+    }
+    for (const auto& [key, value] : variables) scopes_[0][key] = value;
     fail_ = [this](const std::string& message) {
       throw ConfigError(tessera::detail::concat(name_, ":", line_, ": ", message));
     };
@@ -31,6 +36,12 @@ class Evaluator {
   }
 
  private:
+  using Scope = std::map<std::string, Value>;
+  /// The body of a {% call %}, and the scopes it sees.
+  struct Caller {
+    const Node* node;
+    size_t base, num_scopes;
+  };
   struct Deeper {
     explicit Deeper(Evaluator& evaluator) : evaluator_(evaluator) {
       if (++evaluator_.depth_ > kMaxDepth) evaluator_.fail_("the template recurses too deeply");
@@ -82,15 +93,14 @@ class Evaluator {
       case Kind::kSet:
         assign(node, evaluate(*node.children[0]));
         return Flow::kNext;
-      case Kind::kSetBlock: {
-        std::string outer = std::exchange(output_, "");
-        execute(*node.children[0]);
-        scopes_.back()[node.names[0]] = Value(std::exchange(output_, std::move(outer)));
-        return Flow::kNext;
-      }
       case Kind::kMacro:
-        macros_[node.text] = &node;
+        scopes_.back()[node.text] = macro_value(node);
         return Flow::kNext;
+      case Kind::kCallBlock:
+        call_block(node);
+        return Flow::kNext;
+      case Kind::kScope:
+        return scope(node);
       case Kind::kBreak:
         return Flow::kBreak;
       case Kind::kContinue:
@@ -99,6 +109,30 @@ class Evaluator {
         TESSERA_CHECK(false, "not a statement");
         return Flow::kNext;
     }
+  }
+
+  static Value macro_value(const Node& node) {
+    Value value;
+    value.macro = &node;
+    return value;
+  }
+
+  Flow scope(const Node& node) {
+    Scope inner;
+    for (const auto& [name, value] : node.named) inner[name] = evaluate(*value);
+    scopes_.push_back(std::move(inner));
+    const Flow flow = execute(*node.children[0]);
+    scopes_.pop_back();
+    return flow;
+  }
+
+  // The text that statements make.
+  Value capture(const Node& statements) {
+    std::string outer = std::exchange(output_, "");
+    scopes_.emplace_back();
+    execute(statements);
+    scopes_.pop_back();
+    return Value(std::exchange(output_, std::move(outer)));
   }
 
   void assign(const Node& node, Value value) {
@@ -148,6 +182,8 @@ class Evaluator {
       (*state)["first"] = Value(Json(i == 0));
       (*state)["last"] = Value(Json(i + 1 == items.size()));
       (*state)["length"] = Value(Json(items.size()));
+      (*state)["depth"] = Value(Json(1));
+      (*state)["depth0"] = Value(Json(0));
       if (i > 0) (*state)["previtem"] = items[i - 1];
       if (i + 1 < items.size()) (*state)["nextitem"] = items[i + 1];
       scopes_.back()["loop"].space = std::move(state);
@@ -181,25 +217,34 @@ class Evaluator {
         return Value(std::move(dict));
       }
       case Kind::kAttribute:
-        return attribute(evaluate(*node.children[0]), node.text);
-      case Kind::kSubscript:
-        return subscript(evaluate(*node.children[0]), evaluate(*node.children[1]));
+        return attribute(evaluate(*node.children[0]), node.text, fail_);
+      case Kind::kSubscript: {
+        const Value value = evaluate(*node.children[0]);
+        if (value.is_string()) charge(value.json->get_ref<const std::string&>().size() / 64);
+        return subscript(value, evaluate(*node.children[1]), fail_);
+      }
       case Kind::kSlice:
-        return slice(node);
+        return sliced(node);
       case Kind::kCall:
         return call(node);
       case Kind::kFilter: {
         const Value value = evaluate(*node.children[0]);
-        return made(apply_filter(node.text, value, arguments(node), fail_));
+        const Arguments given = arguments(node);
+        charge_filter(value, given);
+        return made(apply_filter(node.text, value, given, fail_));
       }
       case Kind::kTest: {
         const Value value = evaluate(*node.children[0]);
         return Value(apply_test(node.text, value, arguments(node), fail_));
       }
       case Kind::kUnary:
-        return unary(node.text, evaluate(*node.children[0]));
+        return unary(node.text, evaluate(*node.children[0]), fail_);
       case Kind::kBinary:
         return binary(node);
+      case Kind::kCompare:
+        return comparison(node);
+      case Kind::kCapture:
+        return capture(*node.children[0]);
       case Kind::kTernary:
         if (truthy(evaluate(*node.children[0]))) return evaluate(*node.children[1]);
         return node.children[2] == nullptr ? Value::undefined("") : evaluate(*node.children[2]);
@@ -216,6 +261,20 @@ class Evaluator {
     return value;
   }
 
+  void charge_elements(const Value& value) {
+    if (value.json != nullptr) charge(value.json->is_structured() ? value.json->size() : 0);
+  }
+
+  // Filters may look at each element for each element, their own or an argument's.
+  void charge_filter(const Value& value, const Arguments& given) {
+    const auto size = [](const Value& some) {
+      return some.json != nullptr && some.json->is_structured() ? some.json->size() : size_t{0};
+    };
+    size_t others = size(value);
+    for (const Value& argument : given.positional) others += size(argument);
+    charge(size(value) + size(value) * others / 512);
+  }
+
   Json plain(const Value& value) {
     if (value.json == nullptr) fail_(kind_name(value) + " where a value is needed");
     charge(value.json->size());
@@ -230,46 +289,10 @@ class Evaluator {
     return out;
   }
 
-  Value attribute(const Value& value, const std::string& name) {
-    if (value.space != nullptr) {
-      const auto found = value.space->find(name);
-      return found == value.space->end() ? Value::undefined(name) : found->second;
-    }
-    if (value.json == nullptr) fail_("'" + name + "' of " + kind_name(value));
-    if (value.json->is_object()) {
-      if (const auto found = value.json->find(name); found != value.json->end())
-        return value.part(*found);
-    }
-    return Value::undefined(name);
-  }
-
-  Value subscript(const Value& value, const Value& index) {
-    if (index.is_string()) return attribute(value, index.json->get_ref<const std::string&>());
-    if (value.json == nullptr) fail_("an element of " + kind_name(value));
-    int64_t i = to_integer(index, fail_);
-    if (value.is_string()) {
-      const auto all = characters(value.json->get_ref<const std::string&>());
-      charge(all.size() / 64);
-      if (i < 0) i += static_cast<int64_t>(all.size());
-      return i < 0 || i >= static_cast<int64_t>(all.size())
-                 ? Value::undefined("element")
-                 : Value(std::string(all[static_cast<size_t>(i)]));
-    }
-    if (!value.json->is_array()) return Value::undefined("element");
-    if (i < 0) i += static_cast<int64_t>(value.json->size());
-    if (i < 0 || i >= static_cast<int64_t>(value.json->size()))
-      return Value::undefined("element " + std::to_string(i));
-    return value.part((*value.json)[static_cast<size_t>(i)]);
-  }
-
-  // Python's slice of a list or a string.
-  Value slice(const Node& node) {
+  Value sliced(const Node& node) {
     const Value value = evaluate(*node.children[0]);
-    if (!value.is_string() && (value.json == nullptr || !value.json->is_array()))
-      fail_("a slice of " + kind_name(value));
-    const auto all = elements(value, fail_);
-    charge(all.size() / 8);
-    const auto size = static_cast<int64_t>(all.size());
+    charge_elements(value);
+    if (value.is_string()) charge(value.json->get_ref<const std::string&>().size() / 8);
     const auto part = [&](size_t which) -> std::optional<int64_t> {
       if (node.children[which] == nullptr) return std::nullopt;
       const Value bound = evaluate(*node.children[which]);
@@ -277,77 +300,67 @@ class Evaluator {
       return to_integer(bound, fail_);
     };
     const auto start = part(1), stop = part(2);
-    const int64_t step = part(3).value_or(1);
-    if (step == 0 || step < -kMaxRange || step > kMaxRange) fail_("a slice's step");
-    const auto clamp = [&](int64_t i) {
-      if (i < 0) i = std::max<int64_t>(i, -size - 1) + size;
-      return step > 0 ? std::clamp<int64_t>(i, 0, size) : std::clamp<int64_t>(i, -1, size - 1);
-    };
-    const int64_t from = start ? clamp(*start) : step > 0 ? 0 : size - 1;
-    const int64_t to = stop ? clamp(*stop) : step > 0 ? size : -1;
-    Json list = Json::array();
-    std::string text;
-    for (int64_t i = from; step > 0 ? i < to : i > to; i += step) {
-      const Value& item = all[static_cast<size_t>(i)];
-      value.is_string() ? void(text += item.json->get_ref<const std::string&>())
-                        : list.push_back(*item.json);
-    }
-    return value.is_string() ? Value(text) : Value(std::move(list));
+    return made(slice(value, start, stop, part(3).value_or(1), fail_));
   }
 
   Value call(const Node& node) {
     const Node& callee = *node.children[0];
     if (callee.kind == Kind::kAttribute) {
       const Value self = evaluate(*callee.children[0]);
+      const Value member = self.space == nullptr ? Value() : attribute(self, callee.text, fail_);
+      const Arguments given = arguments(node);
       line_ = node.line;
-      return made(call_method(self, callee.text, arguments(node), fail_));
+      if (member.is_callable()) return call_value(member, given);
+      charge_elements(self);
+      return made(call_method(self, callee.text, given, fail_));
     }
-    if (callee.kind != Kind::kName) fail_("this cannot be called");
-    const std::string& name = callee.text;
+    const Value function = evaluate(callee);
     const Arguments given = arguments(node);
     line_ = node.line;
+    if (!function.is_callable())
+      fail_(callee.kind == Kind::kName ? "the function '" + callee.text + "' is not supported"
+                                       : "this cannot be called");
+    return call_value(function, given);
+  }
+
+  Value call_value(const Value& function, const Arguments& given) {
+    if (function.macro != nullptr) return call_macro(*function.macro, given);
+    const std::string& name = function.function;
+    if (name == "caller") return call_caller(given);
+    if (name == "range") return made(range(given, fail_));
+    if (name == "strftime_now") return strftime_now(given);
     if (name == "raise_exception") {
       fail_("the chat template refuses this chat: " +
             (given.positional.empty() ? "" : to_text(given.positional[0], fail_)));
     }
     if (name == "namespace") {
       Value value;
-      value.space = std::make_shared<std::map<std::string, Value>>(given.named);
+      value.space = std::make_shared<Scope>(given.named);
+      for (const Value& base : given.positional)
+        for (const Value& key : elements(base, fail_))
+          value.space->try_emplace(to_string(key, "namespace()", fail_),
+                                   find_attribute(base, to_string(key, "", fail_)));
       return value;
     }
-    if (name == "dict") {
-      Json dict = Json::object();
-      for (const auto& [key, value] : given.named) dict[key] = plain(value);
-      return Value(std::move(dict));
-    }
-    if (name == "range") return range(given);
-    if (const auto macro = macros_.find(name); macro != macros_.end())
-      return call_macro(*macro->second, given);
-    fail_("the function '" + name + "' is not supported");
-    return {};
+    Json dict = given.positional.empty() ? Json::object() : plain(given.positional[0]);
+    if (!dict.is_object()) fail_("dict() needs an object");
+    for (const auto& [key, value] : given.named) dict[key] = plain(value);
+    return Value(std::move(dict));
   }
 
-  Value range(const Arguments& given) {
-    if (given.positional.empty() || given.positional.size() > 3)
-      fail_("range() takes one to three arguments");
-    std::vector<int64_t> numbers;
-    for (const Value& value : given.positional) {
-      numbers.push_back(to_integer(value, fail_));
-      if (std::abs(numbers.back()) > 1'000'000'000) fail_("range() of a number this large");
-    }
-    const int64_t start = numbers.size() > 1 ? numbers[0] : 0;
-    const int64_t stop = numbers.size() > 1 ? numbers[1] : numbers[0];
-    const int64_t step = numbers.size() > 2 ? numbers[2] : 1;
-    if (step == 0 || std::abs((stop - start) / step) > kMaxRange)
-      fail_("range() of more than 100000 numbers");
-    Json list = Json::array();
-    for (int64_t i = start; step > 0 ? i < stop : i > stop; i += step) list.push_back(i);
-    return made(Value(std::move(list)));
+  Value strftime_now(const Arguments& given) {
+    if (given.positional.empty()) fail_("strftime_now() lacks a format");
+    const std::string& format = to_string(given.positional[0], "strftime_now", fail_);
+    if (format.size() > 200) fail_("strftime_now(): the format is too long");
+    const std::time_t now = std::time(nullptr);
+    std::tm local{};
+    ::localtime_r(&now, &local);
+    char text[4096];
+    return Value(std::string(text, std::strftime(text, sizeof text, format.c_str(), &local)));
   }
 
-  Value call_macro(const Node& macro, const Arguments& given) {
-    const Deeper deeper(*this);
-    std::map<std::string, Value> scope;
+  Scope bind_parameters(const Node& macro, const Arguments& given) {
+    Scope scope;
     if (given.positional.size() > macro.names.size())
       fail_("too many arguments of macro '" + macro.text + "'");
     for (const auto& [key, node] : macro.named) scope[key] = evaluate(*node);
@@ -359,6 +372,13 @@ class Evaluator {
       scope[key] = value;
     }
     for (const std::string& name : macro.names) scope.try_emplace(name, Value::undefined(name));
+    return scope;
+  }
+
+  Value call_macro(const Node& macro, const Arguments& given, Scope more = {}) {
+    const Deeper deeper(*this);
+    Scope scope = bind_parameters(macro, given);
+    scope.merge(more);
     std::string outer = std::exchange(output_, "");
     const size_t outer_base = std::exchange(base_, scopes_.size());
     scopes_.push_back(std::move(scope));
@@ -368,108 +388,66 @@ class Evaluator {
     return Value(std::exchange(output_, std::move(outer)));
   }
 
-  Value unary(const std::string& op, const Value& value) {
-    if (op == "not") return Value(!truthy(value));
-    if (value.json == nullptr || !value.json->is_number())
-      fail_("'" + op + "' of " + kind_name(value));
-    if (op == "+") return value;
-    if (value.json->is_number_float()) return Value(-value.json->get<double>());
-    return Value(static_cast<int64_t>(0 - static_cast<uint64_t>(value.json->get<int64_t>())));
+  void call_block(const Node& node) {
+    const Node& called = *node.children[0];
+    const Value function = evaluate(*called.children[0]);
+    if (function.macro == nullptr) fail_("{% call %} needs a macro");
+    Value caller;
+    caller.function = "caller";
+    callers_.push_back({&node, base_, scopes_.size()});
+    const Value text = call_macro(*function.macro, arguments(called), {{"caller", caller}});
+    callers_.pop_back();
+    print(to_text(text, fail_));
+  }
+
+  // Runs the body of the {% call %} in the scopes that it was written in.
+  Value call_caller(const Arguments& given) {
+    if (callers_.empty()) fail_("caller() outside of a called macro");
+    const Deeper deeper(*this);
+    const Caller caller = callers_.back();
+    callers_.pop_back();
+    Scope scope = bind_parameters(*caller.node, given);
+    std::vector<Scope> hidden(
+        std::make_move_iterator(scopes_.begin() + static_cast<std::ptrdiff_t>(caller.num_scopes)),
+        std::make_move_iterator(scopes_.end()));
+    scopes_.resize(caller.num_scopes);
+    const size_t base = std::exchange(base_, caller.base);
+    std::string outer = std::exchange(output_, "");
+    scopes_.push_back(std::move(scope));
+    execute(*caller.node->children[1]);
+    scopes_.pop_back();
+    scopes_.insert(scopes_.end(), std::make_move_iterator(hidden.begin()),
+                   std::make_move_iterator(hidden.end()));
+    base_ = base;
+    callers_.push_back(caller);
+    return Value(std::exchange(output_, std::move(outer)));
   }
 
   Value binary(const Node& node) {
-    const std::string& op = node.text;
     const Value left = evaluate(*node.children[0]);
-    if (op == "or") return truthy(left) ? left : evaluate(*node.children[1]);
-    if (op == "and") return truthy(left) ? evaluate(*node.children[1]) : left;
+    if (node.text == "or") return truthy(left) ? left : evaluate(*node.children[1]);
+    if (node.text == "and") return truthy(left) ? evaluate(*node.children[1]) : left;
     const Value right = evaluate(*node.children[1]);
     line_ = node.line;
-    if (op == "==") return Value(equal(left, right));
-    if (op == "!=") return Value(!equal(left, right));
-    if (op == "in") return Value(contains(right, left));
-    if (op == "not in") return Value(!contains(right, left));
-    if (op == "~") return made(Value(to_text(left, fail_) + to_text(right, fail_)));
-    if (op[0] == '<' || op[0] == '>') return Value(ordered(op, left, right));
-    if (op == "+" && left.is_string() && right.is_string()) {
-      return made(Value(left.json->get<std::string>() + right.json->get_ref<const std::string&>()));
-    }
-    if (op == "+" && left.json != nullptr && left.json->is_array() && right.json != nullptr &&
-        right.json->is_array()) {
-      Json list = *left.json;
-      list.insert(list.end(), right.json->begin(), right.json->end());
-      return made(Value(std::move(list)));
-    }
-    return arithmetic(op, left, right);
+    return made(arithmetic(node.text, left, right, fail_));
   }
 
-  bool contains(const Value& container, const Value& item) {
-    if (container.is_string()) {
-      return container.json->get_ref<const std::string&>().find(
-                 to_string(item, "'in' a string", fail_)) != std::string::npos;
+  Value comparison(const Node& node) {
+    Value left = evaluate(*node.children[0]);
+    for (size_t i = 0; i < node.names.size(); ++i) {
+      Value right = evaluate(*node.children[i + 1]);
+      line_ = node.line;
+      charge_elements(right);
+      if (!compare(node.names[i], left, right, fail_)) return Value(false);
+      left = std::move(right);
     }
-    if (container.json != nullptr && container.json->is_object()) {
-      return item.is_string() && container.json->contains(item.json->get_ref<const std::string&>());
-    }
-    const auto all = elements(container, fail_);
-    charge(all.size());
-    return std::any_of(all.begin(), all.end(),
-                       [&](const Value& element) { return equal(element, item); });
-  }
-
-  bool ordered(const std::string& op, const Value& left, const Value& right) {
-    const bool strings = left.is_string() && right.is_string();
-    const bool numbers = left.json != nullptr && right.json != nullptr && left.json->is_number() &&
-                         right.json->is_number();
-    if (!strings && !numbers)
-      fail_("'" + op + "' between " + kind_name(left) + " and " + kind_name(right));
-    const Json& a = *left.json;
-    const Json& b = *right.json;
-    if (op == "<") return a < b;
-    if (op == "<=") return a <= b;
-    return op == ">" ? a > b : a >= b;
-  }
-
-  Value arithmetic(const std::string& op, const Value& left, const Value& right) {
-    const bool numbers = left.json != nullptr && right.json != nullptr && left.json->is_number() &&
-                         right.json->is_number();
-    if (!numbers) fail_("'" + op + "' between " + kind_name(left) + " and " + kind_name(right));
-    const double x = left.json->get<double>(), y = right.json->get<double>();
-    if ((op == "/" || op == "//" || op == "%") && y == 0) fail_("division by zero");
-    if (op == "/") return Value(x / y);
-    if (left.json->is_number_float() || right.json->is_number_float()) {
-      if (op == "+") return Value(x + y);
-      if (op == "-") return Value(x - y);
-      if (op == "*") return Value(x * y);
-      if (op == "//") return Value(std::floor(x / y));
-      return Value(x - std::floor(x / y) * y);
-    }
-    const int64_t a = left.json->get<int64_t>(), b = right.json->get<int64_t>();
-    int64_t result = 0;
-    bool overflow = false;
-    if (op == "+") {
-      overflow = __builtin_add_overflow(a, b, &result);
-    } else if (op == "-") {
-      overflow = __builtin_sub_overflow(a, b, &result);
-    } else if (op == "*") {
-      overflow = __builtin_mul_overflow(a, b, &result);
-    } else if (b == -1) {
-      overflow = op == "//" && __builtin_sub_overflow(int64_t{0}, a, &result);
-    } else {
-      int64_t quotient = a / b, rest = a % b;
-      if (rest != 0 && (rest < 0) != (b < 0)) {
-        --quotient;
-        rest += b;
-      }
-      result = op == "//" ? quotient : rest;
-    }
-    if (overflow) fail_("a number is too large");
-    return Value(result);
+    return Value(true);
   }
 
   const std::string& name_;
   Fail fail_;
-  std::vector<std::map<std::string, Value>> scopes_;
-  std::map<std::string, const Node*> macros_;
+  std::vector<Scope> scopes_{1};
+  std::vector<Caller> callers_;
   std::string output_;
   size_t base_ = 0;  // scopes below are hidden from a running macro
   int64_t work_ = 0;

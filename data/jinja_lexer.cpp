@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <regex>
 
 #include "core/error.h"
 #include "data/unicode.h"
@@ -90,9 +91,35 @@ class Lexer {
     }
     if (at_ < source_.size() && (source_[at_] == '-' || source_[at_] == '+')) advance(1);
     const bool block = kind == '%';
+    if (block && raw()) return;
     tokens_.push_back({block ? TokenKind::kBlockBegin : TokenKind::kOutputBegin, "", line_});
     while (!tag_end(block)) tag_token();
     tokens_.push_back({block ? TokenKind::kBlockEnd : TokenKind::kOutputEnd, "", line_});
+  }
+
+  // {% raw %} text {% endraw %}: the text stays as it is.
+  bool raw() {
+    static const std::regex kOpen(R"(\s*raw\s*([-+]?)%\})"),
+        kClose(R"(\{%([-+]?)\s*endraw\s*([-+]?)%\})");
+    std::smatch open, close;
+    const auto start = source_.cbegin() + static_cast<std::ptrdiff_t>(at_);
+    const size_t word = source_.find_first_not_of(" \t\n", at_);
+    if (word == std::string::npos || source_.compare(word, 3, "raw") != 0) return false;
+    if (!std::regex_search(start, source_.cend(), open, kOpen,
+                           std::regex_constants::match_continuous))
+      return false;
+    advance(static_cast<size_t>(open.length()));
+    after_block(open[1] == "-", open[1] != "+");
+    const auto from = source_.cbegin() + static_cast<std::ptrdiff_t>(at_);
+    if (!std::regex_search(from, source_.cend(), close, kClose)) fail("{% raw %} is not closed");
+    std::string text(from, from + close.position());
+    if (strip_next_) text.erase(text.begin(), std::find_if_not(text.begin(), text.end(), is_space));
+    if (close[1] == "-")
+      while (!text.empty() && is_space(text.back())) text.pop_back();
+    tokens_.push_back({TokenKind::kText, text, line_});
+    advance(static_cast<size_t>(close.position() + close.length()));
+    after_block(close[2] == "-", close[2] != "+");
+    return true;
   }
 
   void comment() {

@@ -1,22 +1,16 @@
-#include <algorithm>
-#include <charconv>
-#include <cstdlib>
+// The statements of a chat template: the upper half of the parser.
 #include <set>
 
-#include "core/error.h"
-#include "data/jinja_ast.h"
-#include "data/jinja_lexer.h"
+#include "data/jinja_expressions.h"
 
 namespace tessera::data::jinja {
 
 namespace {
 
-constexpr int kMaxDepth = 150;
-
-class Parser {
+class Parser final : private ExpressionParser {
  public:
   Parser(std::vector<Token> tokens, const std::string& name)
-      : tokens_(std::move(tokens)), name_(name) {}
+      : ExpressionParser(std::move(tokens), name) {}
 
   NodePtr run() {
     NodePtr block = statements({});
@@ -25,58 +19,10 @@ class Parser {
   }
 
  private:
-  struct Deeper {
-    explicit Deeper(Parser& parser) : parser_(parser) {
-      if (++parser_.depth_ > kMaxDepth) parser_.fail("nested deeper than ", kMaxDepth, " levels");
-    }
-    ~Deeper() { --parser_.depth_; }
-    Parser& parser_;
-  };
-
-  template <typename... Parts>
-  [[noreturn]] void fail(const Parts&... parts) const {
-    throw ConfigError(tessera::detail::concat(name_, ":", peek().line, ": ", parts...));
-  }
-
-  const Token& peek(size_t ahead = 0) const {
-    return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
-  }
-  const Token& take() { return tokens_[std::min(at_++, tokens_.size() - 1)]; }
-  bool is_operator(std::string_view text) const {
-    return peek().kind == TokenKind::kOperator && peek().text == text;
-  }
-  bool is_name(std::string_view text) const {
-    return peek().kind == TokenKind::kName && peek().text == text;
-  }
-  bool accept(std::string_view text) {
-    if (!is_operator(text)) return false;
-    ++at_;
-    return true;
-  }
-  bool accept_name(std::string_view text) {
-    if (!is_name(text)) return false;
-    ++at_;
-    return true;
-  }
-  void expect(std::string_view text) {
-    if (!accept(text)) fail("expected '", text, "' before '", peek().text, "'");
-  }
-  std::string expect_name() {
-    if (peek().kind != TokenKind::kName) fail("expected a name before '", peek().text, "'");
-    return take().text;
-  }
   void expect_block_end() {
     if (peek().kind != TokenKind::kBlockEnd) fail("expected %} before '", peek().text, "'");
     ++at_;
   }
-  NodePtr make(Kind kind, std::string text = "") const {
-    auto node = std::make_unique<Node>();
-    node->kind = kind;
-    node->line = peek().line;
-    node->text = std::move(text);
-    return node;
-  }
-
   // Statements up to, not including, {% one of ends %}.
   NodePtr statements(const std::set<std::string>& ends) {
     const Deeper deeper(*this);
@@ -88,7 +34,7 @@ class Parser {
       } else if (peek().kind == TokenKind::kOutputBegin) {
         ++at_;
         NodePtr node = make(Kind::kOutput);
-        node->children.push_back(expression());
+        node->children.push_back(tuple());
         if (peek().kind != TokenKind::kOutputEnd) fail("expected }} before '", peek().text, "'");
         ++at_;
         block->children.push_back(std::move(node));
@@ -117,11 +63,14 @@ class Parser {
     if (word == "for") return for_statement();
     if (word == "set") return set_statement();
     if (word == "macro") return macro_statement();
+    if (word == "call") return call_statement();
+    if (word == "filter") return filter_statement();
+    if (word == "with") return with_statement();
     if (word == "generation") {  // transformers' mark of what the assistant says
+      NodePtr node = make(Kind::kScope);
       expect_block_end();
-      NodePtr body = statements({"endgeneration"});
-      end_tag("endgeneration");
-      return body;
+      node->children.push_back(body("endgeneration"));
+      return node;
     }
     if (word == "break" || word == "continue") {
       if (loops_ == 0) fail("{% ", word, " %} outside of a loop");
@@ -130,6 +79,64 @@ class Parser {
       return node;
     }
     fail("{% ", word, " %} is not supported in a chat template");
+  }
+
+  // The statements up to {% end %}, and that tag.
+  NodePtr body(const std::string& end) {
+    NodePtr block = statements({end});
+    end_tag(end);
+    return block;
+  }
+
+  // {% call(parameters) macro(..) %}: the body is what caller(..) makes inside of the macro.
+  NodePtr call_statement() {
+    NodePtr node = make(Kind::kCallBlock);
+    if (is_operator("(")) parameters(*node);
+    NodePtr call = postfix(primary());
+    if (call->kind != Kind::kCall) fail("{% call %} needs a call");
+    expect_block_end();
+    node->children.push_back(std::move(call));
+    const int loops = std::exchange(loops_, 0);
+    node->children.push_back(body("endcall"));
+    loops_ = loops;
+    return node;
+  }
+
+  // A chain of filters whose value is the text of the statements that follow: `place` is where they
+  // go.
+  NodePtr filter_chain(Node*& place) {
+    NodePtr output = make(Kind::kCapture);
+    place = output.get();
+    NodePtr value = std::move(output);
+    do {
+      NodePtr filter = make(Kind::kFilter, expect_name());
+      filter->children.push_back(std::move(value));
+      if (is_operator("(")) arguments(*filter);
+      value = std::move(filter);
+    } while (accept("|"));
+    return value;
+  }
+
+  NodePtr filter_statement() {
+    NodePtr node = make(Kind::kOutput);
+    Node* capture = nullptr;
+    node->children.push_back(filter_chain(capture));
+    expect_block_end();
+    capture->children.push_back(body("endfilter"));
+    return node;
+  }
+
+  NodePtr with_statement() {
+    NodePtr node = make(Kind::kScope);
+    while (peek().kind != TokenKind::kBlockEnd) {
+      std::string name = expect_name();
+      expect("=");
+      node->named.emplace_back(std::move(name), expression());
+      if (!accept(",")) break;
+    }
+    expect_block_end();
+    node->children.push_back(body("endwith"));
+    return node;
   }
 
   NodePtr if_statement() {
@@ -155,9 +162,11 @@ class Parser {
 
   NodePtr for_statement() {
     NodePtr node = make(Kind::kFor);
+    const bool brackets = accept("(");
     do {
       node->names.push_back(expect_name());
     } while (accept(","));
+    if (brackets) expect(")");
     if (!accept_name("in")) fail("expected 'in' before '", peek().text, "'");
     node->children.push_back(or_expression());
     node->children.push_back(accept_name("if") ? expression() : nullptr);
@@ -190,291 +199,39 @@ class Parser {
       expect_block_end();
       return node;
     }
-    if (node->names.size() > 1 || !node->text.empty()) fail("expected '='");
+    if (node->names.size() > 1) fail("expected '='");
+    Node* capture = nullptr;
+    if (accept("|")) {
+      node->children.push_back(filter_chain(capture));
+    } else {
+      node->children.push_back(make(Kind::kCapture));
+      capture = node->children[0].get();
+    }
     expect_block_end();
-    node->kind = Kind::kSetBlock;
-    node->children.push_back(statements({"endset"}));
-    end_tag("endset");
+    capture->children.push_back(body("endset"));
     return node;
+  }
+
+  void parameters(Node& node) {
+    expect("(");
+    while (!is_operator(")")) {
+      node.names.push_back(expect_name());
+      if (accept("=")) node.named.emplace_back(node.names.back(), expression());
+      if (!accept(",")) break;
+    }
+    expect(")");
   }
 
   NodePtr macro_statement() {
     NodePtr node = make(Kind::kMacro, expect_name());
-    expect("(");
-    while (!is_operator(")")) {
-      node->names.push_back(expect_name());
-      if (accept("=")) node->named.emplace_back(node->names.back(), expression());
-      if (!accept(",")) break;
-    }
-    expect(")");
+    parameters(*node);
     expect_block_end();
     const int loops = std::exchange(loops_, 0);
-    node->children.push_back(statements({"endmacro"}));
+    node->children.push_back(body("endmacro"));
     loops_ = loops;
-    end_tag("endmacro");
     return node;
   }
 
-  NodePtr tuple() {
-    NodePtr first = expression();
-    if (!is_operator(",")) return first;
-    NodePtr list = make(Kind::kList);
-    list->children.push_back(std::move(first));
-    while (accept(",")) list->children.push_back(expression());
-    return list;
-  }
-
-  NodePtr expression() {
-    const Deeper deeper(*this);
-    NodePtr value = or_expression();
-    while (is_name("if")) {
-      NodePtr node = make(Kind::kTernary);
-      ++at_;
-      node->children.push_back(or_expression());
-      node->children.push_back(std::move(value));
-      node->children.push_back(accept_name("else") ? expression() : nullptr);
-      value = std::move(node);
-    }
-    return value;
-  }
-
-  NodePtr binary(std::string op, NodePtr left, NodePtr right) {
-    NodePtr node = make(Kind::kBinary, std::move(op));
-    node->children.push_back(std::move(left));
-    node->children.push_back(std::move(right));
-    return node;
-  }
-
-  // A long chain of operators is a deep tree: it counts as nesting.
-  template <typename Next>
-  NodePtr chain(std::initializer_list<std::string_view> operators, Next next) {
-    NodePtr left = next();
-    int links = 0;
-    while (true) {
-      const auto matches = [&](std::string_view op) {
-        return peek().text == op &&
-               (peek().kind == TokenKind::kOperator ||
-                (peek().kind == TokenKind::kName && (op == "or" || op == "and")));
-      };
-      if (std::none_of(operators.begin(), operators.end(), matches)) return left;
-      if (++links > kMaxDepth) fail("a chain of more than ", kMaxDepth, " operators");
-      std::string op = take().text;
-      left = binary(std::move(op), std::move(left), next());
-    }
-  }
-
-  NodePtr or_expression() {
-    return chain({"or"}, [this] { return chain({"and"}, [this] { return not_expression(); }); });
-  }
-
-  NodePtr not_expression() {
-    const Deeper deeper(*this);
-    if (!is_name("not")) return comparison();
-    NodePtr node = make(Kind::kUnary, "not");
-    ++at_;
-    node->children.push_back(not_expression());
-    return node;
-  }
-
-  NodePtr comparison() {
-    NodePtr left = sum();
-    static const std::set<std::string> kOperators = {"==", "!=", "<", "<=", ">", ">="};
-    while (true) {
-      std::string op;
-      if (peek().kind == TokenKind::kOperator && kOperators.contains(peek().text)) {
-        op = take().text;
-      } else if (accept_name("in")) {
-        op = "in";
-      } else if (is_name("not") && peek(1).text == "in") {
-        at_ += 2;
-        op = "not in";
-      } else {
-        return left;
-      }
-      left = binary(op, std::move(left), sum());
-      if (peek().kind == TokenKind::kOperator && kOperators.contains(peek().text))
-        fail("chained comparisons are not supported");
-    }
-  }
-
-  NodePtr sum() {
-    return chain({"+", "-"}, [this] {
-      return chain({"~"}, [this] {
-        return chain({"*", "/", "//", "%"}, [this] { return unary(true); });
-      });
-    });
-  }
-
-  NodePtr unary(bool filters) {
-    const Deeper deeper(*this);
-    NodePtr value;
-    if (is_operator("-") || is_operator("+")) {
-      value = make(Kind::kUnary, peek().text);
-      ++at_;
-      value->children.push_back(unary(false));
-    } else {
-      value = postfix(primary());
-    }
-    if (is_operator("**")) fail("'**' is not supported");
-    return filters ? filters_and_tests(std::move(value)) : std::move(value);
-  }
-
-  NodePtr primary() {
-    const Token token = peek();
-    if (token.kind == TokenKind::kString) {
-      NodePtr node = make(Kind::kLiteral);
-      std::string text;
-      while (peek().kind == TokenKind::kString) text += take().text;  // adjacent strings are one
-      node->literal = text;
-      return node;
-    }
-    if (token.kind == TokenKind::kInteger || token.kind == TokenKind::kFloat) {
-      NodePtr node = make(Kind::kLiteral);
-      ++at_;
-      if (token.kind == TokenKind::kFloat) {
-        node->literal = std::strtod(token.text.c_str(), nullptr);
-      } else {
-        node->literal = static_cast<int64_t>(std::strtoll(token.text.c_str(), nullptr, 10));
-      }
-      return node;
-    }
-    if (token.kind == TokenKind::kName) return name_or_constant();
-    if (accept("(")) {
-      if (accept(")")) return make(Kind::kList);
-      NodePtr inner = tuple();
-      expect(")");
-      return inner;
-    }
-    if (accept("[")) {
-      NodePtr list = make(Kind::kList);
-      while (!is_operator("]")) {
-        list->children.push_back(expression());
-        if (!accept(",")) break;
-      }
-      expect("]");
-      return list;
-    }
-    if (accept("{")) {
-      NodePtr dict = make(Kind::kDict);
-      while (!is_operator("}")) {
-        dict->children.push_back(expression());
-        expect(":");
-        dict->children.push_back(expression());
-        if (!accept(",")) break;
-      }
-      expect("}");
-      return dict;
-    }
-    fail("expected a value before '", token.text, "'");
-  }
-
-  NodePtr name_or_constant() {
-    static const std::set<std::string> kReserved = {"if", "else", "and",  "or", "not",
-                                                    "in", "is",   "elif", "for"};
-    const std::string& text = peek().text;
-    if (kReserved.contains(text)) fail("unexpected '", text, "'");
-    NodePtr node = make(Kind::kLiteral);
-    if (text == "true" || text == "True") {
-      node->literal = true;
-    } else if (text == "false" || text == "False") {
-      node->literal = false;
-    } else if (text != "none" && text != "None") {
-      node->kind = Kind::kName;
-      node->text = text;
-    }
-    ++at_;
-    return node;
-  }
-
-  NodePtr postfix(NodePtr value) {
-    int links = 0;
-    while (true) {
-      if (!is_operator(".") && !is_operator("[") && !is_operator("(")) return value;
-      if (++links > kMaxDepth) fail("a chain of more than ", kMaxDepth, " accesses");
-      if (accept(".")) {
-        NodePtr node = make(Kind::kAttribute, expect_name());
-        node->children.push_back(std::move(value));
-        value = std::move(node);
-      } else if (accept("[")) {
-        value = subscript(std::move(value));
-      } else {
-        NodePtr node = make(Kind::kCall);
-        node->children.push_back(std::move(value));
-        arguments(*node);
-        value = std::move(node);
-      }
-    }
-  }
-
-  NodePtr subscript(NodePtr value) {
-    NodePtr node = make(Kind::kSubscript);
-    node->children.push_back(std::move(value));
-    node->children.push_back(is_operator(":") ? nullptr : expression());
-    if (is_operator(":")) {
-      node->kind = Kind::kSlice;
-      while (accept(":")) {
-        const bool empty = is_operator(":") || is_operator("]");
-        node->children.push_back(empty ? nullptr : expression());
-      }
-      if (node->children.size() > 4) fail("a slice has at most three parts");
-      node->children.resize(4);
-    }
-    expect("]");
-    return node;
-  }
-
-  // "(" positional and name=value ")" appended to a call, filter or test.
-  void arguments(Node& node) {
-    expect("(");
-    while (!is_operator(")")) {
-      if (peek().kind == TokenKind::kName && peek(1).kind == TokenKind::kOperator &&
-          peek(1).text == "=") {
-        std::string key = take().text;
-        ++at_;
-        node.named.emplace_back(std::move(key), expression());
-      } else {
-        if (!node.named.empty()) fail("a positional argument behind a named one");
-        node.children.push_back(expression());
-      }
-      if (!accept(",")) break;
-    }
-    expect(")");
-  }
-
-  NodePtr filters_and_tests(NodePtr value) {
-    int links = 0;
-    while (true) {
-      if (++links > kMaxDepth) fail("a chain of more than ", kMaxDepth, " filters");
-      if (accept("|")) {
-        NodePtr node = make(Kind::kFilter, expect_name());
-        node->children.push_back(std::move(value));
-        if (is_operator("(")) arguments(*node);
-        value = std::move(node);
-      } else if (accept_name("is")) {
-        const bool negated = accept_name("not");
-        NodePtr node = make(Kind::kTest, expect_name());
-        node->children.push_back(std::move(value));
-        if (is_operator("(")) {
-          arguments(*node);
-        } else if (peek().kind == TokenKind::kString || peek().kind == TokenKind::kInteger) {
-          node->children.push_back(primary());
-        }
-        value = std::move(node);
-        if (negated) {
-          NodePtr inverse = make(Kind::kUnary, "not");
-          inverse->children.push_back(std::move(value));
-          value = std::move(inverse);
-        }
-      } else {
-        return value;
-      }
-    }
-  }
-
-  std::vector<Token> tokens_;
-  const std::string& name_;
-  size_t at_ = 0;
-  int depth_ = 0;
   int loops_ = 0;
 };
 

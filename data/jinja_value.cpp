@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "data/jinja_text.h"
 #include "data/unicode.h"
 
 namespace tessera::data::jinja {
@@ -14,7 +15,7 @@ const Value* Arguments::find(size_t index, const char* name) const {
 }
 
 bool truthy(const Value& value) {
-  if (value.space != nullptr) return true;
+  if (value.space != nullptr || value.is_callable()) return true;
   if (value.json == nullptr || value.json->is_null()) return false;
   const Json& json = *value.json;
   if (json.is_boolean()) return json.get<bool>();
@@ -25,6 +26,7 @@ bool truthy(const Value& value) {
 
 std::string kind_name(const Value& value) {
   if (value.space != nullptr) return "a namespace";
+  if (value.is_callable()) return "a function";
   if (value.json == nullptr)
     return value.missing.empty() ? "an undefined value" : "undefined '" + value.missing + "'";
   return json_kind(*value.json);
@@ -32,7 +34,37 @@ std::string kind_name(const Value& value) {
 
 bool equal(const Value& a, const Value& b) {
   if (a.json == nullptr || b.json == nullptr) return a.is_undefined() && b.is_undefined();
+  const auto as_number = [](const Json& json) {
+    return json.is_boolean() ? Json(json.get<bool>() ? 1 : 0) : json;
+  };
+  if (a.json->is_boolean() != b.json->is_boolean()) return as_number(*a.json) == as_number(*b.json);
   return *a.json == *b.json;
+}
+
+bool less(const Value& a, const Value& b, bool ignore_case, const Fail& fail) {
+  if (a.is_string() && b.is_string()) {
+    const std::string &x = a.json->get_ref<const std::string&>(),
+                      &y = b.json->get_ref<const std::string&>();
+    return ignore_case ? lower_case(x) < lower_case(y) : x < y;
+  }
+  const auto is_number = [](const Value& v) {
+    return v.json != nullptr && (v.json->is_number() || v.json->is_boolean());
+  };
+  if (is_number(a) && is_number(b)) {
+    if (a.json->is_number_integer() && b.json->is_number_integer()) return *a.json < *b.json;
+    const auto number = [](const Json& j) {
+      return j.is_boolean() ? (j.get<bool>() ? 1.0 : 0.0) : j.get<double>();
+    };
+    return number(*a.json) < number(*b.json);
+  }
+  if (a.json == nullptr || b.json == nullptr || !a.json->is_array() || !b.json->is_array())
+    fail(kind_name(a) + " and " + kind_name(b) + " have no order");
+  const size_t size = std::min(a.json->size(), b.json->size());
+  for (size_t i = 0; i < size; ++i) {
+    const Value x = a.part((*a.json)[i]), y = b.part((*b.json)[i]);
+    if (!equal(x, y)) return less(x, y, ignore_case, fail);
+  }
+  return a.json->size() < b.json->size();
 }
 
 namespace {
@@ -74,57 +106,35 @@ std::string python_text(const Json& value, bool nested) {
 }  // namespace
 
 std::string to_text(const Value& value, const Fail& fail) {
-  if (value.space != nullptr) fail("a namespace cannot be printed");
+  if (value.space != nullptr || value.is_callable()) fail(kind_name(value) + " cannot be printed");
   return value.json == nullptr ? "" : python_text(*value.json, false);
 }
 
-std::string dump_json(const Json& value, int indent, int depth) {
-  if (!value.is_structured()) return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+std::string dump_json(const Json& value, const JsonStyle& style, size_t depth) {
+  const auto scalar = [&](const Json& json) {
+    return json.dump(-1, ' ', style.ensure_ascii, Json::error_handler_t::replace);
+  };
+  if (!value.is_structured()) return scalar(value);
   const bool array = value.is_array();
   if (value.empty()) return array ? "[]" : "{}";
-  const std::string newline =
-      indent < 0 ? "" : "\n" + std::string(static_cast<size_t>(indent * (depth + 1)), ' ');
-  std::string out = array ? "[" : "{";
-  bool first = true;
-  for (const auto& [key, item] : value.items()) {
-    if (!first) out += indent < 0 ? ", " : ",";
-    first = false;
-    out += newline;
-    if (!array) out += Json(key).dump(-1, ' ', false, Json::error_handler_t::replace) + ": ";
-    out += dump_json(item, indent, depth + 1);
-  }
-  if (indent >= 0) out += "\n" + std::string(static_cast<size_t>(indent * depth), ' ');
-  return out + (array ? "]" : "}");
-}
-
-std::vector<std::string_view> characters(std::string_view text) {
-  std::vector<std::string_view> out;
-  for (size_t i = 0; i < text.size();) {
-    const size_t length = std::min<size_t>(decode_utf8(text.data() + i).length, text.size() - i);
-    out.push_back(text.substr(i, length));
-    i += length;
-  }
-  return out;
-}
-
-std::string strip(std::string_view text, const Value* chars, bool left, bool right) {
-  const auto all = characters(text);
-  std::vector<std::string_view> wanted;
-  const bool any_space = chars == nullptr || !chars->is_string();
-  if (!any_space) wanted = characters(chars->json->get_ref<const std::string&>());
-  const auto matches = [&](std::string_view c) {
-    if (!any_space) return std::find(wanted.begin(), wanted.end(), c) != wanted.end();
-    const uint32_t value = decode_utf8(c.data()).value;
-    return char_classes()[value] == kSpace ||
-           (value >= 0x1C && value <= 0x1F);  // Python's str.isspace
+  const auto newline = [&](size_t level) {
+    std::string out;
+    if (!style.indent) return out;
+    out = '\n';
+    for (size_t i = 0; i < level; ++i) out += *style.indent;
+    return out;
   };
-  size_t begin = 0, end = all.size();
-  while (left && begin < end && matches(all[begin])) ++begin;
-  while (right && end > begin && matches(all[end - 1])) --end;
-  if (begin == end) return "";
-  return std::string(
-      all[begin].data(),
-      static_cast<size_t>(all[end - 1].data() + all[end - 1].size() - all[begin].data()));
+  std::vector<std::pair<std::string, const Json*>> items;
+  for (const auto& [key, item] : value.items()) items.emplace_back(key, &item);
+  if (!array && style.sort_keys) std::sort(items.begin(), items.end());
+  std::string out = array ? "[" : "{";
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (i > 0) out += style.comma;
+    out += newline(depth + 1);
+    if (!array) out += scalar(Json(items[i].first)) + style.colon;
+    out += dump_json(*items[i].second, style, depth + 1);
+  }
+  return out + newline(depth) + (array ? "]" : "}");
 }
 
 std::vector<Value> elements(const Value& value, const Fail& fail) {
@@ -142,6 +152,28 @@ std::vector<Value> elements(const Value& value, const Fail& fail) {
       out.emplace_back(Json(std::string(c)));
   }
   return out;
+}
+
+Value find_attribute(const Value& value, const std::string& path) {
+  Value at = value;
+  for (size_t begin = 0; begin <= path.size();) {
+    const size_t dot = std::min(path.find('.', begin), path.size());
+    const std::string name = path.substr(begin, dot - begin);
+    begin = dot + 1;
+    const bool index = !name.empty() && name.size() < 9 &&
+                       name.find_first_not_of("0123456789") == std::string::npos;
+    Value next = Value::undefined(name);
+    if (at.space != nullptr) {
+      if (const auto found = at.space->find(name); found != at.space->end()) next = found->second;
+    } else if (at.json != nullptr && at.json->is_object()) {
+      if (const auto found = at.json->find(name); found != at.json->end()) next = at.part(*found);
+    } else if (at.json != nullptr && at.json->is_array() && index &&
+               std::stoul(name) < at.json->size()) {
+      next = at.part((*at.json)[std::stoul(name)]);
+    }
+    at = std::move(next);
+  }
+  return at;
 }
 
 int64_t to_integer(const Value& value, const Fail& fail) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,11 +13,15 @@
 
 namespace tessera::data::jinja {
 
-/// Undefined (no json), a shared read-only JSON value, or a namespace, which {% set ns.x = .. %}
-/// changes.
+struct Node;
+
+/// Undefined (none of these), a shared read-only JSON value, a namespace, which {% set ns.x = .. %}
+/// changes, a macro, or a function by its name.
 struct Value {
   std::shared_ptr<const Json> json;
   std::shared_ptr<std::map<std::string, Value>> space;
+  const Node* macro = nullptr;
+  std::string function;
   std::string missing;  // of an undefined value: its name, for messages
 
   Value() = default;
@@ -32,7 +37,10 @@ struct Value {
     value.json = std::shared_ptr<const Json>(json, &inner);
     return value;
   }
-  [[nodiscard]] bool is_undefined() const { return json == nullptr && space == nullptr; }
+  [[nodiscard]] bool is_callable() const { return macro != nullptr || !function.empty(); }
+  [[nodiscard]] bool is_undefined() const {
+    return json == nullptr && space == nullptr && !is_callable();
+  }
   [[nodiscard]] bool is_string() const { return json != nullptr && json->is_string(); }
   [[nodiscard]] bool is_none() const { return json != nullptr && json->is_null(); }
   [[nodiscard]] bool is_integer() const {
@@ -56,11 +64,17 @@ using Fail = std::function<void(const std::string&)>;
 [[nodiscard]] std::string to_text(const Value& value, const Fail& fail);
 [[nodiscard]] std::string kind_name(const Value& value);
 [[nodiscard]] bool equal(const Value& a, const Value& b);
-/// As json.dumps(value, ensure_ascii=False, indent=indent).
-[[nodiscard]] std::string dump_json(const Json& value, int indent, int depth = 0);
-/// Code points of valid UTF-8 as strings.
-[[nodiscard]] std::vector<std::string_view> characters(std::string_view text);
-[[nodiscard]] std::string strip(std::string_view text, const Value* chars, bool left, bool right);
+/// Less than, as Python orders numbers, strings and lists. Strings without regard to case when
+/// asked.
+[[nodiscard]] bool less(const Value& a, const Value& b, bool ignore_case, const Fail& fail);
+
+struct JsonStyle {
+  std::optional<std::string> indent;  // of one level
+  bool ensure_ascii = false, sort_keys = false;
+  std::string comma = ", ", colon = ": ";
+};
+/// As Python's json.dumps.
+[[nodiscard]] std::string dump_json(const Json& value, const JsonStyle& style, size_t depth = 0);
 /// Elements of a list, keys of an object, characters of a string; undefined is empty.
 [[nodiscard]] std::vector<Value> elements(const Value& value, const Fail& fail);
 [[nodiscard]] int64_t to_integer(const Value& value, const Fail& fail);
@@ -70,6 +84,8 @@ using Fail = std::function<void(const std::string&)>;
                                  const Arguments& arguments, const Fail& fail);
 [[nodiscard]] bool apply_test(const std::string& name, const Value& value,
                               const Arguments& arguments, const Fail& fail);
+/// The part of a value that "a.b" or "0" names, undefined where there is none.
+[[nodiscard]] Value find_attribute(const Value& value, const std::string& path);
 /// value.name(...) on a string or an object.
 [[nodiscard]] Value call_method(const Value& value, const std::string& name,
                                 const Arguments& arguments, const Fail& fail);

@@ -9,7 +9,7 @@
 namespace tessera::data {
 
 namespace {
-enum class Kind { kScanner, kRegex, kString, kDigits };
+enum class Kind { kScanner, kDeepSeek, kRegex, kString, kDigits };
 enum class Behavior { kIsolated, kRemoved, kMergedWithPrevious, kMergedWithNext, kContiguous };
 using Scanner = const char* (*)(const char*, const char*);
 
@@ -20,6 +20,26 @@ Scanner find_scanner(std::string_view pattern) {
   return nullptr;
 }
 
+// The three Splits of DeepSeek-V3 at the front of a sequence, whose patterns may hold line breaks
+// as they are.
+bool is_deepseek(const nlohmann::json& list) {
+  const size_t count = std::size(kDeepSeekPatterns);
+  if (list.size() < count) return false;
+  for (size_t i = 0; i < count; ++i) {
+    nlohmann::json expected = {{"type", "Split"},
+                               {"pattern", {{"Regex", std::string(kDeepSeekPatterns[i])}}},
+                               {"behavior", "Isolated"},
+                               {"invert", false}};
+    if (list[i] == expected) continue;
+    std::string& pattern = expected["pattern"]["Regex"].get_ref<std::string&>();
+    for (const auto& [escape, character] : {std::pair("\\r", "\r"), std::pair("\\n", "\n")})
+      for (size_t at = pattern.find(escape); at != std::string::npos; at = pattern.find(escape))
+        pattern.replace(at, 2, character);
+    if (list[i] != expected) return false;
+  }
+  return true;
+}
+
 bool read_flag(const nlohmann::json& spec, const char* name, bool fallback,
                std::string_view where) {
   const auto found = spec.find(name);
@@ -27,6 +47,15 @@ bool read_flag(const nlohmann::json& spec, const char* name, bool fallback,
   if (!found->is_boolean())
     throw ConfigError(detail::concat(where, ": pre_tokenizer.", name, " must be true or false"));
   return found->get<bool>();
+}
+
+std::string read_string(const nlohmann::json& spec, const char* name, const char* fallback,
+                        std::string_view where) {
+  const auto found = spec.find(name);
+  if (found == spec.end() || found->is_null()) return fallback;
+  if (!found->is_string())
+    throw ConfigError(detail::concat(where, ": pre_tokenizer.", name, " must be a string"));
+  return found->get<std::string>();
 }
 }  // namespace
 
@@ -49,12 +78,6 @@ PreTokenizer& PreTokenizer::operator=(PreTokenizer&&) noexcept = default;
 
 PreTokenizer::PreTokenizer(const nlohmann::json& spec, std::string_view where) {
   if (!spec.is_null()) add(spec, where);
-  if (!byte_level_seen_) {
-    throw ConfigError(
-        detail::concat(where,
-                       ": the pre_tokenizer has no ByteLevel step; only byte-level BPE tokenizers "
-                       "(GPT-2, Llama 3, Qwen, DeepSeek, SmolLM kinds) are supported"));
-  }
 }
 
 void PreTokenizer::add(const nlohmann::json& spec, std::string_view where) {
@@ -69,25 +92,24 @@ void PreTokenizer::add(const nlohmann::json& spec, std::string_view where) {
       throw ConfigError(
           detail::concat(where, ": pre_tokenizer Sequence needs the list \"pretokenizers\""));
     }
-    for (const auto& item : *list) add(item, where);
+    const bool deepseek = steps_.empty() && is_deepseek(*list);
+    if (deepseek) {
+      steps_.push_back({});
+      steps_.back().kind = Kind::kDeepSeek;
+    }
+    for (size_t i = deepseek ? std::size(kDeepSeekPatterns) : 0; i < list->size(); ++i)
+      add((*list)[i], where);
     return;
   }
-  if (byte_level_seen_) {
-    throw ConfigError(
-        detail::concat(where, ": pre_tokenizer ", name, " after ByteLevel is not supported"));
+  if (byte_level_seen_ || metaspace_seen_) {
+    throw ConfigError(detail::concat(where, ": pre_tokenizer ", name, " after ",
+                                     byte_level_seen_ ? "ByteLevel" : "Metaspace",
+                                     " is not supported"));
   }
   if (name == "ByteLevel") {
-    add_prefix_space_ = read_flag(spec, "add_prefix_space", true, where);
-    if (add_prefix_space_ && !steps_.empty()) {
-      throw ConfigError(detail::concat(
-          where, ": ByteLevel.add_prefix_space behind another pre_tokenizer is not supported"));
-    }
-    if (read_flag(spec, "use_regex", true, where)) {
-      steps_.push_back({});
-      steps_.back().kind = Kind::kScanner;
-      steps_.back().scanner = scan_gpt2;
-    }
-    byte_level_seen_ = true;
+    add_byte_level(spec, where);
+  } else if (name == "Metaspace") {
+    add_metaspace(spec, where);
   } else if (name == "Digits") {
     steps_.push_back({});
     steps_.back().kind = Kind::kDigits;
@@ -97,10 +119,62 @@ void PreTokenizer::add(const nlohmann::json& spec, std::string_view where) {
   } else if (name == "Split") {
     add_split(spec, where);
   } else {
-    throw ConfigError(
-        detail::concat(where, ": pre_tokenizer \"", name,
-                       "\" is not supported (supported: ByteLevel, Split, Digits, Sequence)"));
+    throw ConfigError(detail::concat(
+        where, ": pre_tokenizer \"", name,
+        "\" is not supported (supported: ByteLevel, Split, Digits, Metaspace, Sequence)"));
   }
+}
+
+void PreTokenizer::add_byte_level(const nlohmann::json& spec, std::string_view where) {
+  byte_level_seen_ = true;
+  if (read_flag(spec, "add_prefix_space", true, where)) {
+    if (!steps_.empty()) {
+      throw ConfigError(detail::concat(
+          where, ": ByteLevel.add_prefix_space behind another pre_tokenizer is not supported"));
+    }
+    prefix_ = Prefix::kAlways;
+    space_ = " ";
+  }
+  if (!read_flag(spec, "use_regex", true, where)) return;
+  steps_.push_back({});
+  steps_.back().kind = Kind::kScanner;
+  steps_.back().scanner = scan_gpt2;
+}
+
+void PreTokenizer::add_metaspace(const nlohmann::json& spec, std::string_view where) {
+  if (!steps_.empty())
+    throw ConfigError(
+        detail::concat(where, ": Metaspace behind another pre_tokenizer is not supported"));
+  metaspace_seen_ = true;
+  space_ = read_string(spec, "replacement", "\u2581", where);
+  const char* old = read_flag(spec, "add_prefix_space", true, where) ? "always" : "never";
+  const std::string scheme = read_string(spec, "prepend_scheme", old, where);
+  if (space_.empty() || (scheme != "always" && scheme != "first" && scheme != "never")) {
+    throw ConfigError(detail::concat(where, ": pre_tokenizer Metaspace: prepend_scheme \"", scheme,
+                                     "\" is not supported, or the replacement is empty"));
+  }
+  prefix_ = scheme == "always"  ? Prefix::kAlways
+            : scheme == "first" ? Prefix::kFirst
+                                : Prefix::kNever;
+  if (!read_flag(spec, "split", true, where)) return;
+  steps_.push_back({});
+  steps_.back().kind = Kind::kString;
+  steps_.back().text = space_;
+  steps_.back().behavior = Behavior::kMergedWithNext;
+}
+
+std::string_view PreTokenizer::prepare(std::string_view text, bool begins_the_text,
+                                       std::string& storage, Alignment& alignment) const {
+  if (space_.empty()) return text;
+  const bool wanted = prefix_ == Prefix::kAlways || (prefix_ == Prefix::kFirst && begins_the_text);
+  const bool prefix = wanted && !text.starts_with(' ') && !text.starts_with(space_);
+  if (!prefix && !metaspace_seen_) return text;
+  storage = replace_text(text, " ", space_, &alignment);
+  if (prefix) {
+    storage.insert(0, space_);
+    alignment.insert(alignment.begin(), space_.size(), 0);
+  }
+  return storage;
 }
 
 void PreTokenizer::add_split(const nlohmann::json& spec, std::string_view where) {
@@ -264,13 +338,23 @@ void PreTokenizer::split(std::string_view text, PreTokenizerScratch& scratch) co
   for (const Step& step : steps_) {
     auto& next = scratch.next;
     next.clear();
+    const auto scan = [&](Scanner scanner, const char* p, const char* end) {
+      while (p < end) {
+        const char* q = scanner(p, end);
+        next.push_back(
+            {static_cast<size_t>(p - text.data()), static_cast<size_t>(q - text.data())});
+        p = q;
+      }
+    };
     for (const Piece& piece : pieces) {
+      const char* p = text.data() + piece.begin;
+      const char* end = text.data() + piece.end;
       if (step.kind == Kind::kScanner) {
-        const char* end = text.data() + piece.end;
-        for (const char* p = text.data() + piece.begin; p < end;) {
-          const char* q = step.scanner(p, end);
-          next.push_back(
-              {static_cast<size_t>(p - text.data()), static_cast<size_t>(q - text.data())});
+        scan(step.scanner, p, end);
+      } else if (step.kind == Kind::kDeepSeek) {
+        while (p < end) {
+          const char* q = deepseek_piece(p, end);
+          scan(scan_deepseek, p, q);
           p = q;
         }
       } else {

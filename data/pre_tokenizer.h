@@ -5,10 +5,12 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "data/normalizer.h"
 #include "data/regex.h"
 
 namespace tessera::data {
@@ -27,8 +29,8 @@ struct PreTokenizerScratch {
 
 class PreTokenizer final {
  public:
-  /// `spec` is the "pre_tokenizer" object. Throws ConfigError, opening with `where`, for what is
-  /// not supported and when no ByteLevel step is there.
+  /// `spec` is the "pre_tokenizer" object or null. Throws ConfigError, opening with `where`, for
+  /// what is not supported.
   PreTokenizer(const nlohmann::json& spec, std::string_view where);
   ~PreTokenizer();
   PreTokenizer(PreTokenizer&&) noexcept;
@@ -37,16 +39,26 @@ class PreTokenizer final {
   /// The words of valid UTF-8, left in scratch.pieces.
   void split(std::string_view text, PreTokenizerScratch& scratch) const;
 
-  /// A space goes before a text that does not begin with one.
-  [[nodiscard]] bool add_prefix_space() const { return add_prefix_space_; }
+  /// Words are sequences of bytes, not of characters.
+  [[nodiscard]] bool byte_level() const { return byte_level_seen_; }
+  /// The text that is split instead of this part of a text: ByteLevel may add a space, Metaspace
+  /// makes every space a visible character. Returns `text` itself, with the alignment left as it
+  /// is, or `storage`.
+  [[nodiscard]] std::string_view prepare(std::string_view text, bool begins_the_text,
+                                         std::string& storage, Alignment& alignment) const;
 
  private:
   struct Step;
+  enum class Prefix { kNever, kFirst, kAlways };
+  void add_byte_level(const nlohmann::json& spec, std::string_view where);
+  void add_metaspace(const nlohmann::json& spec, std::string_view where);
   void add(const nlohmann::json& spec, std::string_view where);
   void add_split(const nlohmann::json& spec, std::string_view where);
   std::vector<Step> steps_;
-  bool add_prefix_space_ = false;
-  bool byte_level_seen_ = false;
+  std::string
+      space_;  // what Metaspace writes for a space; with ByteLevel the space that begins a text
+  Prefix prefix_ = Prefix::kNever;
+  bool byte_level_seen_ = false, metaspace_seen_ = false;
 };
 
 }  // namespace tessera::data

@@ -19,7 +19,13 @@ namespace tessera::data {
 namespace {
 namespace fs = std::filesystem;
 constexpr size_t kBlock = 1024;   // lines encoded at a time
-constexpr int kCacheVersion = 1;  // changes when the same input gives other tokens
+constexpr int kCacheVersion = 2;  // changes when the same input gives other tokens
+
+struct Encoder {
+  const Tokenizer& tokenizer;
+  const ChatTemplate* chat_template;
+  bool plain_content = false;
+};
 
 // A sample's text in a mapped file.
 struct Line {
@@ -80,23 +86,22 @@ std::vector<Line> lines_of(const Sources& sources, const Share& share) {
   return lines;
 }
 
-EncodedSample encode_line(const Line& line, const Sources& sources, const Tokenizer& tokenizer,
-                          const ChatTemplate* chat_template) {
+EncodedSample encode_line(const Line& line, const Sources& sources, const Encoder& encoder) {
   const std::string& name = sources.names[static_cast<size_t>(line.file)];
   if (line.number == 0) {
     if (!is_valid_utf8(line.text))
       throw ConfigError(name + ": not UTF-8; convert it (iconv -f latin1 -t utf-8)");
-    return encode_text(line.text, tokenizer, name);
+    return encode_text(line.text, encoder.tokenizer, name);
   }
   const std::string where = name + ":" + std::to_string(line.number);
-  return encode_sample(parse_json(line.text, where), tokenizer, chat_template, where);
+  return encode_sample(parse_json(line.text, where), encoder.tokenizer, encoder.chat_template,
+                       where, encoder.plain_content);
 }
 
 // Encodes lines [first, first + samples.size()) on `threads` threads; the error of the first bad
 // line is thrown.
 void encode_block(const std::vector<Line>& lines, size_t first, int threads, const Sources& sources,
-                  const Tokenizer& tokenizer, const ChatTemplate* chat_template,
-                  std::vector<EncodedSample>& samples) {
+                  const Encoder& encoder, std::vector<EncodedSample>& samples) {
   std::atomic<size_t> next{0};
   std::mutex mutex;
   size_t bad = samples.size();
@@ -104,7 +109,7 @@ void encode_block(const std::vector<Line>& lines, size_t first, int threads, con
   const auto work = [&] {
     for (size_t i = next++; i < samples.size(); i = next++) {
       try {
-        samples[i] = encode_line(lines[first + i], sources, tokenizer, chat_template);
+        samples[i] = encode_line(lines[first + i], sources, encoder);
       } catch (...) {
         const std::lock_guard lock(mutex);
         if (i < bad) {
@@ -124,29 +129,41 @@ void encode_block(const std::vector<Line>& lines, size_t first, int threads, con
   if (error) std::rethrow_exception(error);
 }
 
-StoreInfo info_of(const Sources& sources, const Tokenizer& tokenizer,
-                  const ChatTemplate* chat_template) {
-  return {sources.hashed, tokenizer.hash(), chat_template == nullptr ? "" : chat_template->hash(),
-          tokenizer.vocab_size()};
+StoreInfo info_of(const Sources& sources, const Encoder& encoder) {
+  return {sources.hashed, encoder.tokenizer.hash(),
+          encoder.chat_template == nullptr ? "" : encoder.chat_template->hash(),
+          encoder.tokenizer.vocab_size()};
 }
 
-void write_share(const fs::path& path, const Sources& sources, const Tokenizer& tokenizer,
-                 const ChatTemplate* chat_template, const Share& share, bool show_progress) {
+void warn_rewritten(int64_t samples, int64_t answers) {
+  if (samples == 0) return;
+  log::warn(
+      "the chat template rewrites earlier turns (as R1's and Qwen3's, which drop old <think> "
+      "blocks) in ",
+      samples, " chats; of ", answers, " answers only what stays in the final text is trained");
+}
+
+void write_share(const fs::path& path, const Sources& sources, const Encoder& encoder,
+                 const Share& share, bool show_progress) {
   const std::vector<Line> lines = lines_of(sources, share);
-  TokenStoreWriter writer(path, info_of(sources, tokenizer, chat_template));
+  TokenStoreWriter writer(path, info_of(sources, encoder));
   Progress progress("tokenize", static_cast<int64_t>(lines.size()), "samples",
                     show_progress && share.rank == 0);
   std::vector<EncodedSample> samples;
+  int64_t rewritten_chats = 0, rewritten_answers = 0;
   for (size_t first = 0; first < lines.size(); first += kBlock) {
     samples.assign(std::min(kBlock, lines.size() - first), {});
-    encode_block(lines, first, share.threads, sources, tokenizer, chat_template, samples);
+    encode_block(lines, first, share.threads, sources, encoder, samples);
     for (size_t i = 0; i < samples.size(); ++i) {
       writer.append(samples[i].tokens, samples[i].loss_mask, lines[first + i].file,
                     lines[first + i].number);
+      rewritten_chats += samples[i].rewritten > 0;
+      rewritten_answers += samples[i].rewritten;
     }
     progress.update(static_cast<int64_t>(first + samples.size()));
   }
   writer.finish();
+  warn_rewritten(rewritten_chats, rewritten_answers);
 }
 
 fs::path part_path(const fs::path& output, int rank, int size) {
@@ -176,17 +193,15 @@ void merge_parts(const fs::path& output, int size) {
 
 // Both barriers are passed whatever this rank found, so that ranks that see the folder differently
 // do not part ways.
-void prepare(const fs::path& output, const Sources& sources, const Tokenizer& tokenizer,
-             const ChatTemplate* chat_template, const Share& share, bool show_progress,
-             bool keep_existing) {
+void prepare(const fs::path& output, const Sources& sources, const Encoder& encoder,
+             const Share& share, bool show_progress, bool keep_existing) {
   const auto done = [&] { return keep_existing && fs::exists(output); };
   if (share.size == 1) {
-    if (!done()) write_share(output, sources, tokenizer, chat_template, share, show_progress);
+    if (!done()) write_share(output, sources, encoder, share, show_progress);
     return;
   }
   if (!done())
-    write_share(part_path(output, share.rank, share.size), sources, tokenizer, chat_template, share,
-                show_progress);
+    write_share(part_path(output, share.rank, share.size), sources, encoder, share, show_progress);
   share.barrier();
   if (share.rank == 0 && !done()) merge_parts(output, share.size);
   share.barrier();
@@ -225,8 +240,8 @@ void prepare_store(const PrepareOptions& options, const Tokenizer& tokenizer,
   if (files.empty()) throw ConfigError("prepare needs at least one input file");
   if (options.output.extension() != ".h5")
     throw ConfigError(options.output.string() + ": the output must end in .h5");
-  prepare(options.output, open_sources(files), tokenizer, chat_template, share,
-          options.show_progress, false);
+  prepare(options.output, open_sources(files), {tokenizer, chat_template, options.plain_content},
+          share, options.show_progress, false);
 }
 
 fs::path cached_store(const std::vector<std::string>& files, const fs::path& cache_folder,
@@ -239,7 +254,7 @@ fs::path cached_store(const std::vector<std::string>& files, const fs::path& cac
   for (const auto& source : sources.hashed) key.update(source.path + "\n" + source.hash + "\n");
   const fs::path path = cache_folder / (fs::path(files.front()).stem().string() + "-" +
                                         key.hex().substr(0, 16) + ".h5");
-  prepare(path, sources, tokenizer, chat_template, share, show_progress, true);
+  prepare(path, sources, {tokenizer, chat_template}, share, show_progress, true);
   return path;
 }
 

@@ -26,6 +26,7 @@ struct PrepareOptions {
   std::vector<std::string> inputs;  // .jsonl and .txt files, folders of them
   std::filesystem::path output;     // .h5
   bool show_progress = false;
+  bool plain_content = false;  // special tokens inside of messages are text
 };
 
 /// The files a source stands for: itself, or a folder's .jsonl and .txt files in name order. Throws

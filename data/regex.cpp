@@ -82,6 +82,13 @@ std::string translate_pattern(const std::string& pattern, std::string_view where
                  next == 'g' || next == 'k' || next == 'b' || next == 'B' || next == 'G' ||
                  next == 'C') {
         refuse(detail::concat("\\", next));
+      } else if (next == 'u') {  // \uHHHH
+        const std::string digits = pattern.substr(i + 1, 4);
+        if (digits.size() < 4 ||
+            digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos)
+          refuse("\\u");
+        out += "\\x{" + digits + "}";
+        i += 4;
       } else {
         out += c;
         out += next;

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "data/unicode.h"
+#include "data/chat_mask.h"
 
 namespace tessera::data {
 
@@ -41,7 +41,9 @@ void check_trained(const EncodedSample& sample, std::string_view where, const ch
 EncodedSample encode_completion(const Json& line, const Tokenizer& tokenizer,
                                 std::string_view where) {
   EncodedSample sample;
-  sample.tokens = tokenizer.encode(string_field(line, "prompt", where));
+  sample.tokens = tokenizer.opening();
+  const auto prompt = tokenizer.encode(string_field(line, "prompt", where));
+  sample.tokens.insert(sample.tokens.end(), prompt.begin(), prompt.end());
   sample.loss_mask.assign(sample.tokens.size(), 0);
   const auto answer = tokenizer.encode(string_field(line, "completion", where));
   sample.tokens.insert(sample.tokens.end(), answer.begin(), answer.end());
@@ -103,95 +105,116 @@ RenderedChat normalized(RenderedChat chat, const Tokenizer& tokenizer, std::stri
     move(answer.begin, answer.message);
     move(answer.end, answer.message);
   }
+  for (size_t& place : chat.plain)
+    place = tokenizer.normalize(std::string_view(chat.text).substr(0, place)).size();
   chat.text = std::move(form);
   return chat;
-}
-
-bool is_blank(std::string_view text) {
-  for (size_t i = 0; i < text.size();) {
-    const CodePoint c = decode_utf8(text.data() + i);
-    if (char_classes()[c.value] != kSpace) return false;
-    i += c.length;
-  }
-  return true;
-}
-
-// Marks the answer's tokens up to the special token that ends the turn.
-void mark_answer(const RenderedChat& chat, const RenderedChat::Answer& answer,
-                 const std::vector<int64_t>& ends, const Tokenizer& tokenizer,
-                 std::string_view where, EncodedSample& sample) {
-  const auto begin = static_cast<int64_t>(answer.begin), end = static_cast<int64_t>(answer.end);
-  const auto first =
-      static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
-  if (begin > 0 && (first == 0 || ends[first - 1] != begin)) {
-    refuse(where, "message ", answer.message + 1,
-           " (assistant) begins with text that the tokenizer joins with the template's; strip the "
-           "white space before it");
-  }
-  size_t last = first;  // behind the last special token of the turn
-  for (size_t i = first; i < ends.size() && ends[i] <= end; ++i) {
-    if (tokenizer.is_special(sample.tokens[i])) last = i + 1;
-  }
-  const auto covered = last > first ? static_cast<size_t>(ends[last - 1]) : answer.begin;
-  if (last == first ||
-      !is_blank(std::string_view(chat.text).substr(covered, answer.end - covered))) {
-    refuse(where, "message ", answer.message + 1,
-           " (assistant): the chat template writes no special token behind the turn, so its end "
-           "would not be trained; "
-           "end the assistant's turns with the end-of-turn token in chat_template.jinja");
-  }
-  std::fill(sample.loss_mask.begin() + static_cast<std::ptrdiff_t>(first),
-            sample.loss_mask.begin() + static_cast<std::ptrdiff_t>(last), 1);
 }
 
 }  // namespace
 
 EncodedSample encode_text(std::string_view text, const Tokenizer& tokenizer,
                           std::string_view where) {
+  if (text.empty()) refuse(where, "no token of this sample is trained; the text is empty");
   EncodedSample sample;
-  sample.tokens = tokenizer.encode(text);
-  sample.tokens.push_back(end_token(tokenizer, where));
+  sample.tokens = tokenizer.encode_whole(text);
+  const int32_t end = end_token(tokenizer, where);
+  if (sample.tokens.empty() || sample.tokens.back() != end) sample.tokens.push_back(end);
   sample.loss_mask.assign(sample.tokens.size(), 1);
   sample.loss_mask[0] = 0;
   check_trained(sample, where, "the text is empty");
   return sample;
 }
 
-EncodedSample encode_chat(const Json& messages, const Json& extra, bool add_generation_prompt,
-                          const Tokenizer& tokenizer, const ChatTemplate& chat_template,
-                          std::string_view where) {
+namespace {
+// The text of a chat, with the answers in it unless only a prompt is wanted.
+RenderedChat render_chat(const Json& messages, const Json& extra, const ChatOptions& options,
+                         bool prompt_only, const ChatTemplate& chat_template) {
+  RenderedChat chat;
+  if (!prompt_only) chat = chat_template.render_with_answers(messages, extra);
+  if (!prompt_only && !options.add_generation_prompt) return chat;
+  std::string text = chat_template.render(messages, options.add_generation_prompt, extra);
+  if (!chat.answers.empty() &&
+      text.compare(0, chat.answers.back().end, chat.text, 0, chat.answers.back().end) != 0) {
+    throw UnprovenMask(
+        "the chat template changes earlier turns when it adds the generation prompt");
+  }
+  chat.text = std::move(text);
+  return chat;
+}
+
+// The same with the special tokens' look-alikes kept text, in the tokenizer's normal form. `doubts`
+// takes what is wrong with the answers when the chat is not for training.
+RenderedChat chat_text(const Json& messages, const Json& extra, const ChatOptions& options,
+                       bool prompt_only, const Tokenizer& tokenizer,
+                       const ChatTemplate& chat_template, std::string_view where,
+                       std::vector<std::string>& doubts) {
   check_messages(messages, where);
+  const auto protect = [&](const Json& value) {
+    return options.plain_content ? mark_plain(value, tokenizer.special_tokens()) : value;
+  };
   RenderedChat chat;
   try {
-    chat = chat_template.render_with_answers(messages, extra);
-    if (add_generation_prompt) {
-      std::string prompt = chat_template.render(messages, true, extra);
-      if (!chat.answers.empty() &&
-          prompt.compare(0, chat.answers.back().end, chat.text, 0, chat.answers.back().end) != 0) {
-        throw ConfigError(
-            "the chat template changes earlier turns when it adds the generation prompt");
-      }
-      chat.text = std::move(prompt);
+    const Json safe_messages = protect(messages), safe_extra = protect(extra);
+    try {
+      chat = render_chat(safe_messages, safe_extra, options, prompt_only, chat_template);
+    } catch (const UnprovenMask& doubt) {
+      if (options.training) throw;
+      doubts.emplace_back(doubt.what());
+      chat = render_chat(safe_messages, safe_extra, options, true, chat_template);
     }
   } catch (const ConfigError& error) {
     refuse(where, error.what());
   }
-  chat = normalized(std::move(chat), tokenizer, where);
+  if (options.plain_content) unmark_plain(chat);
+  return normalized(std::move(chat), tokenizer, where);
+}
+}  // namespace
+
+EncodedSample encode_chat(const Json& messages, const Json& extra, const ChatOptions& options,
+                          const Tokenizer& tokenizer, const ChatTemplate& chat_template,
+                          std::string_view where) {
   EncodedSample sample;
+  RenderedChat chat =
+      chat_text(messages, extra, options, false, tokenizer, chat_template, where, sample.doubts);
   std::vector<int64_t> ends;
-  sample.tokens = tokenizer.encode(chat.text, ends);
-  sample.loss_mask.assign(sample.tokens.size(), 0);
-  for (const auto& answer : chat.answers) mark_answer(chat, answer, ends, tokenizer, where, sample);
-  if (!sample.loss_mask.empty()) sample.loss_mask[0] = 0;
+  sample.tokens = tokenizer.encode(chat.text, ends, chat.plain);
+  end_before_special(chat, sample.tokens, ends, tokenizer);
+  sample.rewritten = chat.rewritten;
+  const TokenizedChat tokenized{chat, sample.tokens, ends};
+  for (std::string& doubt : mark_answers(tokenized, tokenizer, sample.loss_mask))
+    sample.doubts.push_back(std::move(doubt));
+  if (sample.doubts.empty()) {
+    const std::string wrong = check_mask(tokenized, tokenizer, sample.loss_mask);
+    if (!wrong.empty()) sample.doubts.push_back(wrong);
+  }
+  if (options.training && !sample.doubts.empty()) refuse(where, sample.doubts.front());
   return sample;
+}
+
+std::vector<int32_t> encode_prompt(const Json& messages, const Json& extra,
+                                   const ChatOptions& options, const Tokenizer& tokenizer,
+                                   const ChatTemplate& chat_template, std::string_view where) {
+  std::vector<std::string> doubts;
+  const RenderedChat chat =
+      chat_text(messages, extra, options, true, tokenizer, chat_template, where, doubts);
+  std::vector<int64_t> ends;
+  return tokenizer.encode(chat.text, ends, chat.plain);
 }
 
 Json template_variables(const Json& line, std::string_view where) {
   Json extra = Json::object();
-  if (const auto tools = line.find("tools"); tools != line.end() && !tools->is_null()) {
-    if (!tools->is_array())
-      refuse(where, "\"tools\" is ", json_kind(*tools), "; it must be a list");
-    extra["tools"] = *tools;
+  if (const auto more = line.find("chat_template_kwargs"); more != line.end() && !more->is_null()) {
+    if (!more->is_object())
+      refuse(where, "\"chat_template_kwargs\" is ", json_kind(*more), "; it must be an object");
+    extra = *more;
+  }
+  for (const char* key : {"tools", "documents"}) {
+    const auto list = line.find(key);
+    if (list == line.end() || list->is_null()) continue;
+    if (!list->is_array())
+      refuse(where, "\"", key, "\" is ", json_kind(*list), "; it must be a list");
+    extra[key] = *list;
   }
   if (const auto thinking = line.find("enable_thinking"); thinking != line.end()) {
     if (!thinking->is_boolean()) refuse(where, "\"enable_thinking\" must be true or false");
@@ -201,7 +224,8 @@ Json template_variables(const Json& line, std::string_view where) {
 }
 
 EncodedSample encode_sample(const Json& line, const Tokenizer& tokenizer,
-                            const ChatTemplate* chat_template, std::string_view where) {
+                            const ChatTemplate* chat_template, std::string_view where,
+                            bool plain_content) {
   if (!line.is_object())
     refuse(where, "a line must be a JSON object, not ", json_kind(line), "; accepted: ", kFormats);
   const bool chat = line.contains("messages"), text = line.contains("text"),
@@ -223,8 +247,9 @@ EncodedSample encode_sample(const Json& line, const Tokenizer& tokenizer,
     refuse(where,
            "\"messages\" needs a chat template; add chat_template.jinja to the model folder");
   }
-  EncodedSample sample = encode_chat(line["messages"], template_variables(line, where), false,
-                                     tokenizer, *chat_template, where);
+  EncodedSample sample =
+      encode_chat(line["messages"], template_variables(line, where),
+                  {.plain_content = plain_content}, tokenizer, *chat_template, where);
   check_trained(sample, where, "the chat needs a message with the role \"assistant\"");
   return sample;
 }

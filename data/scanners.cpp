@@ -84,6 +84,22 @@ inline int contraction_any_case(const char* p, const char* end) {
   }
 }
 
+// The white space that begins at `p`: up to its last line break, or all but its last character when
+// a word follows.
+const char* white_space(const char* p, const char* end, const uint8_t* classes) {
+  const char* after_newline = nullptr;
+  const char* last = p;
+  const char* q = p;
+  while (q < end) {
+    const Classified c = classify(q, classes);
+    if (c.kind != kSpace) break;
+    last = q;
+    q += c.length;
+    if (*last == '\r' || *last == '\n') after_newline = q;
+  }
+  return after_newline != nullptr ? after_newline : spaces(p, q, last, end);
+}
+
 template <int kMaxDigits>
 const char* scan_cl100k(const char* p, const char* end) {
   const uint8_t* classes = char_classes();
@@ -115,20 +131,69 @@ const char* scan_cl100k(const char* p, const char* end) {
     while (q < end && (*q == '\r' || *q == '\n')) ++q;
     return q;
   }
-  const char* after_newline = nullptr;
-  const char* last = p;
-  const char* q = p;
-  while (q < end) {
-    const Classified c = classify(q, classes);
-    if (c.kind != kSpace) break;
-    last = q;
-    q += c.length;
-    if (*last == '\r' || *last == '\n') after_newline = q;
+  return white_space(p, end, classes);
+}
+
+constexpr uint8_t kWord = kLetter | kMark;
+constexpr uint8_t kSign = kPunctuation | kSymbol;
+
+inline bool is_ascii_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+inline bool is_ascii_sign(char c) {
+  return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') ||
+         (c >= '{' && c <= '~');
+}
+inline const char* line_ends(const char* p, const char* end) {
+  while (p < end && (*p == '\r' || *p == '\n')) ++p;
+  return p;
+}
+
+// End of the match of DeepSeek's third pattern at `p`, or nullptr.
+const char* match_deepseek(const char* p, const char* end, const uint8_t* classes) {
+  if (is_ascii_sign(*p) && p + 1 < end && is_ascii_letter(p[1])) {
+    for (p += 2; p < end && is_ascii_letter(*p);) ++p;
+    return p;
   }
-  return after_newline != nullptr ? after_newline : spaces(p, q, last, end);
+  const Classified first = classify(p, classes);
+  const char* next = p + first.length;
+  if ((first.kind & kWord) != 0) return run_of(next, end, kWord, classes);
+  const uint8_t second = next < end ? classify(next, classes).kind : uint8_t{kOther};
+  const bool opens_word = (first.kind & kSign) == 0 && *p != '\r' && *p != '\n';
+  if (opens_word && (second & kWord) != 0) return run_of(next, end, kWord, classes);
+  if ((first.kind & kSign) != 0) return line_ends(run_of(next, end, kSign, classes), end);
+  if (*p == ' ' && (second & kSign) != 0) return line_ends(run_of(next, end, kSign, classes), end);
+  return first.kind == kSpace ? white_space(p, end, classes) : nullptr;
+}
+
+inline bool is_chinese_or_japanese(uint32_t c) {
+  return (c >= 0x4E00 && c <= 0x9FA5) || (c >= 0x3040 && c <= 0x30FF);
 }
 
 }  // namespace
+
+const char* deepseek_piece(const char* p, const char* end) {
+  const uint8_t* classes = char_classes();
+  const auto kind_of = [&](CodePoint c) {
+    return classes[c.value] == kNumber ? 1 : is_chinese_or_japanese(c.value) ? 2 : 0;
+  };
+  const CodePoint first = decode_utf8(p);
+  const int kind = kind_of(first);
+  int count = 1;
+  for (p += first.length; p < end; ++count) {
+    const CodePoint c = decode_utf8(p);
+    if (kind_of(c) != kind || (kind == 1 && count == 3)) break;
+    p += c.length;
+  }
+  return p;
+}
+
+const char* scan_deepseek(const char* p, const char* end) {
+  const uint8_t* classes = char_classes();
+  if (const char* matched = match_deepseek(p, end, classes)) return matched;
+  do {
+    p += decode_utf8(p).length;
+  } while (p < end && match_deepseek(p, end, classes) == nullptr);
+  return p;
+}
 
 const char* scan_gpt2(const char* p, const char* end) {
   const uint8_t* classes = char_classes();

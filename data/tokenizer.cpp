@@ -1,5 +1,6 @@
 #include "data/tokenizer.h"
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <thread>
@@ -32,15 +33,18 @@ void Tokenizer::Impl::give_back(std::unique_ptr<Scratch> scratch) const {
   pool.push_back(std::move(scratch));
 }
 
-// `text` begins at `offset` of the whole text.
-void Tokenizer::Impl::encode_words(std::string_view text, size_t offset, Scratch& scratch,
-                                   std::vector<int32_t>& out, std::vector<int64_t>* ends) const {
-  size_t prefix = 0;
-  if (pre_tokenizer->add_prefix_space() && text.front() != ' ') {
-    scratch.prefixed.assign(1, ' ').append(text);
-    text = scratch.prefixed;
-    prefix = 1;
-  }
+size_t Tokenizer::Impl::length_in(std::string_view word, int32_t id) const {
+  const std::string_view token = bytes_of(id);
+  if (!bpe.by_character() || word.starts_with(token)) return std::min(token.size(), word.size());
+  if (byte_of_token(token) >= 0) return 1;
+  return word.empty() ? 0 : bpe.unknown_length(word);
+}
+
+void Tokenizer::Impl::encode_words(const Body& body, Scratch& scratch, std::vector<int32_t>& out,
+                                   std::vector<int64_t>* ends) const {
+  const std::string_view text =
+      pre_tokenizer->prepare(body.text, body.origin(0) == 0, scratch.prepared, scratch.split);
+  const bool prepared = text.data() != body.text.data();
   pre_tokenizer->split(text, scratch.pre);
   for (const Piece& piece : scratch.pre.pieces) {
     const size_t first = out.size();
@@ -48,42 +52,48 @@ void Tokenizer::Impl::encode_words(std::string_view text, size_t offset, Scratch
     if (ends == nullptr) continue;
     size_t at = piece.begin;
     for (size_t i = first; i < out.size(); ++i) {
-      at = std::min(at + bytes_of(out[i]).size(), piece.end);
-      // A byte without a token belongs to the word's last id.
-      ends->push_back(
-          static_cast<int64_t>(offset + (i + 1 == out.size() ? piece.end : at) - prefix));
+      at = std::min(at + length_in(text.substr(at, piece.end - at), out[i]), piece.end);
+      if (i + 1 == out.size())
+        at = piece.end;  // a byte without a token belongs to the word's last id
+      ends->push_back(static_cast<int64_t>(body.origin(prepared ? scratch.split[at] : at)));
     }
   }
 }
 
 void Tokenizer::Impl::encode(std::string_view text, bool skip_special, Scratch& scratch,
-                             std::vector<int32_t>& out, std::vector<int64_t>* ends) const {
-  const auto push = [&](const AddedTokenMatcher::Part& part, size_t offset) {
-    out.push_back(part.token->id);
-    if (ends != nullptr) ends->push_back(static_cast<int64_t>(offset + part.end));
-  };
-  raw_added.cut(text, skip_special, scratch.raw_parts);
-  std::string normal_form;
+                             std::vector<int32_t>& out, std::vector<int64_t>* ends,
+                             std::span<const size_t> plain) const {
+  raw_added.cut(text, skip_special, scratch.raw_parts, plain);
+  std::string composed, rewritten;
   for (const auto& raw : scratch.raw_parts) {
     if (raw.token != nullptr) {
-      push(raw, 0);
+      out.push_back(raw.token->id);
+      if (ends != nullptr) ends->push_back(static_cast<int64_t>(raw.end));
       continue;
     }
-    std::string_view body = text.substr(raw.begin, raw.end - raw.begin);
-    if (!normalizer.empty()) {
-      normal_form = normalizer.apply(body);
-      body = normal_form;
+    Body body{text.substr(raw.begin, raw.end - raw.begin), raw.begin, 0, nullptr};
+    if (normalizer.has_forms()) body.text = composed = normalizer.compose(body.text);
+    if (normalizer.has_rewrites()) {
+      body.text = rewritten = normalizer.rewrite(body.text, &scratch.rewritten);
+      body.alignment = &scratch.rewritten;
     }
     if (normalized_added.empty()) {
-      encode_words(body, raw.begin, scratch, out, ends);
+      encode_words(body, scratch, out, ends);
       continue;
     }
-    normalized_added.cut(body, skip_special, scratch.parts);
+    std::vector<size_t>
+        inside;  // the places, in the part; special tokens looked for in normalised text are rare
+    for (const size_t place : plain)
+      if (place >= raw.begin && place < raw.end && body.alignment == nullptr)
+        inside.push_back(place - raw.begin);
+    normalized_added.cut(body.text, skip_special, scratch.parts, inside);
     for (const auto& part : scratch.parts) {
       if (part.token != nullptr) {
-        push(part, raw.begin);
+        out.push_back(part.token->id);
+        if (ends != nullptr) ends->push_back(static_cast<int64_t>(body.origin(part.end)));
       } else {
-        encode_words(body.substr(part.begin, part.end - part.begin), raw.begin + part.begin,
+        encode_words({body.text.substr(part.begin, part.end - part.begin), raw.begin, part.begin,
+                      body.alignment},
                      scratch, out, ends);
       }
     }
@@ -110,16 +120,27 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   return out;
 }
 
-std::vector<int32_t> Tokenizer::encode(std::string_view text, std::vector<int64_t>& ends) const {
+std::vector<int32_t> Tokenizer::encode(std::string_view text, std::vector<int64_t>& ends,
+                                       std::span<const size_t> plain) const {
   TESSERA_CHECK(is_valid_utf8(text), "offsets need a normalised text");
   std::vector<int32_t> out;
   ends.clear();
   auto scratch = impl_->borrow();
-  impl_->encode(text, false, *scratch, out, &ends);
+  impl_->encode(text, false, *scratch, out, &ends, plain);
   impl_->give_back(std::move(scratch));
   TESSERA_CHECK(ends.size() == out.size(), "an id without an end");
   return out;
 }
+
+std::vector<int32_t> Tokenizer::encode_whole(std::string_view text) const {
+  std::vector<int32_t> out = impl_->affixes.before;
+  const auto ids = encode(text);
+  out.insert(out.end(), ids.begin(), ids.end());
+  out.insert(out.end(), impl_->affixes.behind.begin(), impl_->affixes.behind.end());
+  return out;
+}
+
+const std::vector<int32_t>& Tokenizer::opening() const { return impl_->affixes.before; }
 
 std::vector<int32_t> Tokenizer::encode_ordinary(std::string_view text) const {
   std::string mended;
@@ -159,23 +180,31 @@ std::vector<std::vector<int32_t>> Tokenizer::encode_batch(
 std::string Tokenizer::normalize(std::string_view text) const {
   std::string mended;
   text = well_formed(text, mended);
-  if (impl_->normalizer.empty()) return std::string(text);
+  if (!impl_->normalizer.has_forms()) return std::string(text);
   // Added tokens that are looked for in the raw text stay as they are.
   std::vector<AddedTokenMatcher::Part> parts;
   impl_->raw_added.cut(text, false, parts);
   std::string out;
   for (const auto& part : parts) {
     const std::string_view body = text.substr(part.begin, part.end - part.begin);
-    part.token != nullptr ? out.append(body) : out.append(impl_->normalizer.apply(body));
+    part.token != nullptr ? out.append(body) : out.append(impl_->normalizer.compose(body));
   }
   return out;
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
   std::string out;
+  std::vector<std::string> tokens;
   for (const int32_t id : ids) {
-    if (!skip_special_tokens || !is_special(id)) out += impl_->bytes_of(id);
+    if (skip_special_tokens && is_special(id)) continue;
+    const std::string_view token = impl_->bytes_of(id);
+    if (!impl_->bpe.by_character()) {
+      out += token;
+    } else if (!token.empty()) {
+      tokens.emplace_back(token);
+    }
   }
+  if (impl_->bpe.by_character()) return impl_->decoder.apply(std::move(tokens));
   return is_valid_utf8(out) ? out : replace_invalid_utf8(out);
 }
 
@@ -191,6 +220,14 @@ std::optional<int32_t> Tokenizer::token_id(std::string_view token) const {
 bool Tokenizer::is_special(int32_t id) const {
   return id >= 0 && static_cast<size_t>(id) < impl_->special.size() &&
          impl_->special[static_cast<size_t>(id)] != 0;
+}
+
+std::vector<std::string> Tokenizer::special_tokens() const {
+  std::vector<std::string> out;
+  for (const auto& [token, id] : impl_->ids)
+    if (is_special(id)) out.push_back(token);
+  std::sort(out.begin(), out.end());
+  return out;
 }
 
 std::optional<int32_t> Tokenizer::bos_id() const { return impl_->bos; }

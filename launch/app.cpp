@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "data/sample.h"
 #include "model/hf_folder.h"
 #include "parallel/text_exchange.h"
 
@@ -13,7 +14,7 @@ namespace tessera::launch {
 LoadedModel load_for_inference(const std::filesystem::path& folder) {
   if (!std::filesystem::is_directory(folder)) throw ConfigError("--model " + folder.string() + " is no folder");
   const auto base = model::base_folder(folder);
-  LoadedModel loaded{nullptr, data::Tokenizer::load(base), data::ChatTemplate::load_if_present(base)};
+  LoadedModel loaded{nullptr, data::Tokenizer::load(base), data::ChatTemplate::load_if_present(base), false};
   loaded.model = model::load_model(folder);
   return loaded;
 }
@@ -31,14 +32,12 @@ std::vector<int32_t> prompt_tokens(const data::Json& line, const LoadedModel& lo
     }
   } else if (line.contains("messages")) {
     if (!loaded.chat_template) throw ConfigError(where + ": the model has no chat template; give '" + text_key + "'");
-    data::check_messages(line["messages"], where);
-    data::Json extra = data::Json::object();
-    for (const char* key : {"tools", "enable_thinking"})
-      if (line.contains(key)) extra[key] = line[key];
-    ids = loaded.tokenizer.encode(loaded.chat_template->render(line["messages"], add_generation_prompt, extra));
+    ids = data::encode_prompt(line["messages"], data::template_variables(line, where),
+                              {.add_generation_prompt = add_generation_prompt, .plain_content = loaded.plain_content},
+                              loaded.tokenizer, *loaded.chat_template, where);
   } else if (line.contains(text_key)) {
     if (!line[text_key].is_string()) throw ConfigError(where + ": '" + text_key + "' must be a string");
-    ids = loaded.tokenizer.encode(line[text_key].get<std::string>());
+    ids = loaded.tokenizer.encode_whole(line[text_key].get<std::string>());
   } else {
     throw ConfigError(where + ": needs 'tokens', '" + text_key + "' or 'messages'");
   }

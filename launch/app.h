@@ -33,6 +33,7 @@ Command train_command(CLI::App& cli);
 Command prepare_command(CLI::App& cli);
 Command inspect_command(CLI::App& cli);
 Command tokenize_command(CLI::App& cli);
+Command train_tokenizer_command(CLI::App& cli);
 Command score_command(CLI::App& cli);
 Command generate_command(CLI::App& cli);
 Command eval_command(CLI::App& cli);
@@ -45,6 +46,7 @@ struct LoadedModel {
   std::unique_ptr<model::CausalLM> model;
   data::Tokenizer tokenizer;
   std::optional<data::ChatTemplate> chat_template;
+  bool plain_content = false;  // special tokens inside of messages are text
 };
 [[nodiscard]] LoadedModel load_for_inference(const std::filesystem::path& folder);
 

@@ -27,12 +27,14 @@ Command generate_command(CLI::App& cli) {
     std::string model, prompt, input, output;
     inference::SamplingConfig sampling;
     int64_t batch = 32;
+    bool plain_content = false;
   };
   auto options = std::make_shared<Options>();
   cli.add_option("--model", options->model, "Hugging Face or PEFT folder")->required();
   auto* prompt = cli.add_option("--prompt", options->prompt, "a question; asked as a chat if the model has a template");
   cli.add_option("--input", options->input, "JSONL with tokens, prompt or messages")->excludes(prompt);
   cli.add_option("--output", options->output, "JSONL with tokens, text and finish_reason; standard output if left out");
+  cli.add_flag("--plain-content", options->plain_content, "special tokens inside of messages are text");
   add_sampling_options(cli, options->sampling, options->batch);
   return [options](App& app) {
     options->sampling.validate();
@@ -41,6 +43,7 @@ Command generate_command(CLI::App& cli) {
     std::vector<JsonLine> lines;
     if (!options->input.empty()) lines = read_jsonl(options->input);
     LoadedModel loaded = load_for_inference(options->model);
+    loaded.plain_content = options->plain_content;
     if (options->input.empty()) {
       data::Json line;
       if (loaded.chat_template) {

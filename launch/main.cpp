@@ -101,6 +101,7 @@ struct Cli {
     add("prepare", "tokenise sources into an HDF5 token store", prepare_command);
     add("inspect", "show data with its trained tokens, a checkpoint, or a model", inspect_command);
     add("tokenize", "JSONL on standard input to token ids on standard output", tokenize_command);
+    add("train-tokenizer", "learn a byte-level BPE from text", train_tokenizer_command);
     add("score", "log-probability of each token", score_command);
     add("generate", "complete prompts", generate_command);
     add("eval", "accuracy and perplexity on problems with answers", eval_command);

@@ -6,12 +6,18 @@
 namespace tessera::launch {
 
 Command tokenize_command(CLI::App& cli) {
-  auto model = std::make_shared<std::string>();
-  cli.add_option("--model", *model, "folder with tokenizer.json")->required();
-  return [model](App& app) {
-    const auto tokenizer = data::Tokenizer::load(*model);
-    const auto chat_template = data::ChatTemplate::load_if_present(*model);
-    if (app.first()) data::run_tokenize(std::cin, std::cout, tokenizer, chat_template ? &*chat_template : nullptr);
+  struct Options {
+    std::string model;
+    bool plain_content = false;
+  };
+  auto options = std::make_shared<Options>();
+  cli.add_option("--model", options->model, "folder with tokenizer.json")->required();
+  cli.add_flag("--plain-content", options->plain_content, "special tokens inside of messages and texts are text");
+  return [options](App& app) {
+    const auto tokenizer = data::Tokenizer::load(options->model);
+    const auto chat_template = data::ChatTemplate::load_if_present(options->model);
+    if (!app.first()) return;
+    data::run_tokenize(std::cin, std::cout, tokenizer, chat_template ? &*chat_template : nullptr, options->plain_content);
   };
 }
 

@@ -217,7 +217,7 @@ TEST_F(Sample, ATemplateThatRewritesEarlierTurnsIsRefused) {
       refusal(
           R"({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]})"),
       HasSubstr(
-          "f:7: message 2: the chat template writes this turn differently when more turns follow"));
+          "f:7: message 2 (assistant): the chat template does not show what the message says"));
 }
 
 TEST_F(Sample, AnAnswerThatMergesWithTheTemplateIsRefused) {
@@ -234,6 +234,18 @@ TEST_F(Sample, AnAnswerThatMergesWithTheTemplateIsRefused) {
       HasSubstr("message 2 (assistant) begins with text that the tokenizer joins"));
 }
 
+TEST_F(Sample, TokenizeReportsWhatTrainingRefuses) {
+  template_.emplace("{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}");
+  std::istringstream in(
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})"
+      "\n");
+  std::ostringstream out;
+  (void)run_tokenize(in, out, *tokenizer_, &*template_);
+  const Json answer = parse_json(out.str(), "out");
+  EXPECT_EQ(answer["ids"].size(), std::string("user: aassistant: b").size());
+  EXPECT_EQ(answer["doubts"].size(), 1u);
+}
+
 TEST_F(Sample, TokenizeSpeaksJsonLines) {
   std::istringstream in(
       "{\"text\": \"hello\"}\n\n{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], "
@@ -243,6 +255,11 @@ TEST_F(Sample, TokenizeSpeaksJsonLines) {
   EXPECT_EQ(out.str(),
             "{\"ids\":[259],\"loss_mask\":[0]}\n{\"ids\":[263,97,262,10,264],\"loss_mask\":[0,0,0,"
             "0,0]}\n");
+  std::istringstream tokens(
+      "{\"tokens\": [259, 262]}\n{\"tokens\": [259, 262], \"skip_special_tokens\": true}\n");
+  std::ostringstream texts;
+  (void)run_tokenize(tokens, texts, *tokenizer_, nullptr);
+  EXPECT_EQ(texts.str(), "{\"text\":\"hello<|end|>\"}\n{\"text\":\"hello\"}\n");
   std::istringstream bad("{\"text\": \"a\"}\n{\"txet\": 1}\n");
   EXPECT_THAT(config_error([&] { run_tokenize(bad, out, *tokenizer_, nullptr); }),
               HasSubstr("stdin:2: a line must be"));

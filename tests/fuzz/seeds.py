@@ -29,7 +29,24 @@ def main(folder):
             {"type": "Split", "pattern": {"Regex": r"\p{L}+| ?\d{1,3}|\s+(?!\S)"}, "behavior": "Isolated", "invert": False},
             {"type": "Digits", "individual_digits": True}, {"type": "ByteLevel", "add_prefix_space": True, "use_regex": False}]},
         "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}))
+    seed("tokenizer", "characters", json.dumps({
+        "added_tokens": [{"id": 0, "content": "<s>", "special": True}, {"id": 5, "content": "b\u00e9", "normalized": True, "lstrip": True}],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Prepend", "prepend": "\u2581"},
+                                                           {"type": "Replace", "pattern": {"Regex": " +"}, "content": "\u2581"}]},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True},
+        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
+                           "special_tokens": {"<s>": {"ids": [0]}}},
+        "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+                                                     {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1}]},
+        "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "\u2581": 2, "\u2581a": 3, "<0xC3>": 4}, "unk_token": "<s>", "fuse_unk": True,
+                  "byte_fallback": True, "merges": [["\u2581", "a"]]}}))
     seed("chat_template", "tiny", TEMPLATE)
+    for path in ROOT.glob("tests/data/golden/*.jinja"):
+        seed("chat_template", path.name, path.read_bytes())
+    seed("chat_template", "language", "{% raw %}{{ x }}{% endraw %}{% macro f(a, b=a) %}{{ caller(a) }}{% endmacro %}{% call(v) f(1) %}{{ v ** 2 }}"
+         "{% endcall %}{% filter upper | indent(2) %}a\nb{% endfilter %}{% with a = [3, 1] %}{{ a | sort | unique | list }}{{ a[::-1] }}{% endwith %}"
+         "{% set x | trim %} y {% endset %}{{ messages | map(attribute='role') | reject('none') | join('-') | replace('a', 'bb') | title }}"
+         "{{ 'a b'.split() }}{{ 'x'.rjust(5, '-') }}{{ {'b': 1} | dictsort }}{{ 1 < 2 <= 3 }}{{ 'ab' * 3 }}{{ range(3) | sum }}{{ '3.7' | float | round }}")
     seed("chat_template", "rich", "{%- set ns = namespace(x=1) -%}{%- for m in messages if m.role != 'x' -%}{% if loop.first and m['content'] is defined %}"
          "{{ m.content | trim | upper }}{% elif tools %}{{ tools | tojson(indent=2) }}{% else %}{{ raise_exception('no') }}{% endif %}"
          "{% set ns.x = ns.x + 1 %}{{ loop.index0 % 2 == 0 }}{{ m.content[1:-1].split('a')[0] ~ \"b\" }}{%- endfor -%}{% macro f(a, b=1) %}{{ a }}{% endmacro %}")

