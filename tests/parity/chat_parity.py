@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import trl
-from families import CL100K, byte_level, bytes_family, isolated
+from tokenizer_families import CL100K, byte_level, bytes_family, isolated
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

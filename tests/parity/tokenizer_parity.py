@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from families import families
+from tokenizer_families import families
 from texts import adversarial_texts, real_texts
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer

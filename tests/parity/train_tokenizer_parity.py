@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from families import CL100K, DEEPSEEK_WORDS, byte_level, isolated
+from tokenizer_families import CL100K, DEEPSEEK_WORDS, byte_level, isolated
 from texts import adversarial_texts, real_texts
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
