@@ -44,7 +44,7 @@ std::vector<Completion> Engine::generate(const std::vector<std::vector<int32_t>>
                                          uint64_t first_sequence, const std::function<void(int64_t)>& on_done) {
   const auto& config = model_.config();
   const int64_t slots = std::min<int64_t>(max_batch_, static_cast<int64_t>(prompts.size()));
-  model::KvCache cache(config.num_hidden_layers, slots, 2 * config.num_key_value_heads * config.head_dim);
+  model::KvCache cache = model_.make_cache(slots);
   std::vector<Completion> results(prompts.size());
   std::vector<Running> running;
   std::vector<int64_t> free_slots;
