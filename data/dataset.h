@@ -19,7 +19,7 @@
 namespace tessera::data {
 
 struct SourceConfig {
-  std::string path;     // .jsonl, .txt, a folder of those, or a token store .h5
+  std::string path;     // .jsonl, .txt, a folder of those (searched to the bottom), or a token store .h5
   double weight = 1.0;  // share of the rows
 };
 

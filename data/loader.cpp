@@ -24,6 +24,11 @@ void check(const StepPlan& plan) {
   }
   TESSERA_CHECK(plan.dp_size >= 1 && plan.dp_rank >= 0 && plan.dp_rank < plan.dp_size, "dp rank ",
                 plan.dp_rank, " of ", plan.dp_size);
+  if (plan.ramp_steps > 0 && (plan.ramp_from < 1 || plan.ramp_from > plan.sequences_per_step)) {
+    throw ConfigError(tessera::detail::concat("train.batch_ramp.from = ", plan.ramp_from,
+                                              " must be in [1, train.sequences_per_step = ",
+                                              plan.sequences_per_step, "]"));
+  }
   TESSERA_CHECK(plan.microbatch_multiple >= 1 && plan.first_step >= 0, "a step plan");
 }
 
@@ -46,8 +51,20 @@ std::pair<int64_t, int64_t> deal_rows(int64_t rows, int rank, int size) {
   return {rows * rank / size, rows * (rank + 1) / size};
 }
 
-int64_t num_microbatches(const StepPlan& plan) {
-  const int64_t most = (plan.sequences_per_step + plan.dp_size - 1) / plan.dp_size;
+int64_t rows_of_step(const StepPlan& plan, int64_t step) {
+  if (step >= plan.ramp_steps) return plan.sequences_per_step;
+  return plan.ramp_from + (plan.sequences_per_step - plan.ramp_from) * step / plan.ramp_steps;
+}
+
+int64_t rows_before(const StepPlan& plan, int64_t step) {
+  const int64_t ramp = std::min(step, plan.ramp_steps);
+  int64_t rows = (step - ramp) * plan.sequences_per_step;
+  for (int64_t s = 0; s < ramp; ++s) rows += rows_of_step(plan, s);
+  return rows;
+}
+
+int64_t num_microbatches(const StepPlan& plan, int64_t rows) {
+  const int64_t most = (rows + plan.dp_size - 1) / plan.dp_size;
   const int64_t needed = (most + plan.sequences_per_microbatch - 1) / plan.sequences_per_microbatch;
   const int64_t count = std::max(needed, plan.min_microbatches);
   return (count + plan.microbatch_multiple - 1) / plan.microbatch_multiple *
@@ -55,12 +72,13 @@ int64_t num_microbatches(const StepPlan& plan) {
 }
 
 StepBatch make_step(const Dataset& dataset, const StepPlan& plan, int64_t step) {
-  const auto [begin, end] = deal_rows(plan.sequences_per_step, plan.dp_rank, plan.dp_size);
-  const int64_t first = step * plan.sequences_per_step;
+  const int64_t rows = rows_of_step(plan, step), first = rows_before(plan, step);
+  const auto [begin, end] = deal_rows(rows, plan.dp_rank, plan.dp_size);
   StepBatch batch;
   batch.step = step;
   batch.micro_batches = fill(first + begin, first + end, plan.sequences_per_microbatch,
-                             num_microbatches(plan), [&](int64_t i) { return dataset.row(i); });
+                             num_microbatches(plan, rows),
+                             [&](int64_t i) { return dataset.row(i); });
   for (const MicroBatch& micro_batch : batch.micro_batches) {
     batch.num_tokens += static_cast<int64_t>(micro_batch.tokens.size());
     batch.num_targets += static_cast<int64_t>(micro_batch.targets.size());
@@ -76,7 +94,7 @@ std::vector<MicroBatch> validation_batches(const Dataset& dataset, int64_t seque
                       .dp_size = dp_size};
   check(plan);
   const auto [begin, end] = deal_rows(dataset.num_rows(), dp_rank, dp_size);
-  return fill(begin, end, sequences_per_microbatch, num_microbatches(plan),
+  return fill(begin, end, sequences_per_microbatch, num_microbatches(plan, dataset.num_rows()),
               [&](int64_t i) { return dataset.row_in_order(i); });
 }
 

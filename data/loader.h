@@ -13,6 +13,8 @@ namespace tessera::data {
 
 struct StepPlan {
   int64_t sequences_per_step = 1;        // rows of all ranks
+  int64_t ramp_from = 0;                 // rows of step 0, growing linearly to sequences_per_step
+  int64_t ramp_steps = 0;                // over so many steps; 0 = no ramp
   int64_t sequences_per_microbatch = 1;  // rows
   int dp_rank = 0;
   int dp_size = 1;
@@ -26,10 +28,16 @@ struct StepPlan {
 /// possible.
 [[nodiscard]] std::pair<int64_t, int64_t> deal_rows(int64_t rows, int rank, int size);
 
-/// Micro-batches a step of every rank.
-[[nodiscard]] int64_t num_microbatches(const StepPlan& plan);
+/// Rows of `step`, over all ranks.
+[[nodiscard]] int64_t rows_of_step(const StepPlan& plan, int64_t step);
 
-/// Step s holds the dataset's rows [s * S, (s + 1) * S), S = sequences_per_step, whatever the mesh.
+/// Rows of all steps before `step`.
+[[nodiscard]] int64_t rows_before(const StepPlan& plan, int64_t step);
+
+/// Micro-batches of every rank in a step of so many rows.
+[[nodiscard]] int64_t num_microbatches(const StepPlan& plan, int64_t rows);
+
+/// Steps take the dataset's rows one after the other, whatever the mesh: step s those from rows_before(s).
 class StepLoader final {
  public:
   /// `dataset` must outlive the loader. Throws ConfigError for a plan with no rows or a bad rank.

@@ -199,7 +199,7 @@ std::vector<std::string> list_source_files(const std::string& path) {
   };
   if (fs::is_directory(path)) {
     std::vector<std::string> files;
-    for (const auto& entry : fs::directory_iterator(path)) {
+    for (const auto& entry : fs::recursive_directory_iterator(path)) {
       if (entry.is_regular_file() && known(entry.path())) files.push_back(entry.path().string());
     }
     if (files.empty()) throw ConfigError(path + ": the folder has no .jsonl or .txt file");

@@ -166,7 +166,7 @@ at::Tensor attention_decode(const at::Tensor& q, const AttentionShape& shape, in
     const int64_t part = task % parts, kv_head = task / parts % kv_heads, i = task / parts / kv_heads;
     const int64_t first = group * part / parts, heads_here = group * (part + 1) / parts - first;
     const int64_t head = kv_head * group + first, keys = cached.lengths[static_cast<size_t>(i)];
-    const auto floats = static_cast<size_t>(heads_here * ((keys + 15) / 16 * 16));
+    const auto floats = static_cast<size_t>(attention_decode_scratch_floats(heads_here, keys));
     if (scratch.size() < floats) scratch.resize(floats + 4096);
     const float* row = cached.first_rows[static_cast<size_t>(i)];
     kernel_table().attention_decode(queries + (i * heads + head) * shape.head_dim, heads_here, shape.head_dim,

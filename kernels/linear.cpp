@@ -19,7 +19,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // Above this many rows a blocked GEMM beats reading each weight once with few accumulators.
-constexpr int64_t kFewRows = 48;
+constexpr int64_t kFewRows = 96;
+constexpr int64_t kFewRowsPanel = 32;  // weight rows a task takes at least
 
 at::Tensor apply_prologue(const at::Tensor& x, const LinearSpec& spec, at::Tensor* rstd) {
   switch (spec.prologue) {
@@ -127,8 +128,10 @@ at::Tensor linear_inference(const at::Tensor& x, const LinearSpec& spec, const a
     y = at::empty({u.size(0), weight.size(0)}, u.options());
     const float *pu = u.const_data_ptr<float>(), *pw = weight.const_data_ptr<float>();
     float* py = y.data_ptr<float>();
-    for_each_chunk(weight.size(0), 16, [&](int64_t, int64_t begin, int64_t end) {
-      kernel_table().few_rows_product(pu, u.size(0), u.size(1), pw, begin, end, py, weight.size(0));
+    const int64_t out = weight.size(0), panels = (out + kFewRowsPanel - 1) / kFewRowsPanel;
+    const int64_t step = std::max<int64_t>(1, panels / (4 * at::get_num_threads())) * kFewRowsPanel;
+    for_each_task((out + step - 1) / step, [&](int64_t task) {
+      kernel_table().few_rows_product(pu, u.size(0), u.size(1), pw, task * step, std::min(out, (task + 1) * step), py, out);
     });
     if (residual.defined()) y.add_(residual);
     if (spec.bias) y.add_(spec.bias->value);

@@ -69,9 +69,16 @@ void describe(Visitor& v, trainer::LrScheduleConfig& c) {
 }
 
 template <typename Visitor>
+void describe(Visitor& v, trainer::BatchRampConfig& c) {
+  v.field("from", c.from);
+  v.field("steps", c.steps);
+}
+
+template <typename Visitor>
 void describe(Visitor& v, trainer::StepConfig& c) {
   v.field("steps", c.steps);
   v.field("sequences_per_step", c.sequences_per_step);
+  v.section("batch_ramp", c.batch_ramp);
   v.field("sequences_per_microbatch", c.sequences_per_microbatch);
   v.field("recompute", c.recompute);
   v.field("max_nonfinite_steps", c.max_nonfinite_steps);

@@ -72,6 +72,9 @@ void StepConfig::validate() const {
   require(sequences_per_step <= kMostSequences,
           detail::concat("train.sequences_per_step = ", sequences_per_step, " must be at most ", kMostSequences));
   require_positive("train.sequences_per_microbatch", sequences_per_microbatch);
+  require_not_negative("train.batch_ramp.steps", static_cast<double>(batch_ramp.steps));
+  require(batch_ramp.steps == 0 || (batch_ramp.from >= 1 && batch_ramp.from <= sequences_per_step),
+          detail::concat("train.batch_ramp.from = ", batch_ramp.from, " must be in [1, train.sequences_per_step = ", sequences_per_step, "]"));
   require_known("train.recompute", recompute, {"none", "selective", "full"});
   require(recompute == "none", "train.recompute = " + recompute + " is not available in this version; set none (norms and "
                                "SwiGLU are always recomputed)");

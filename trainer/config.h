@@ -48,9 +48,16 @@ struct LrScheduleConfig {
   void validate() const;
 };
 
+/// Grows the step linearly from `from` sequences to train.sequences_per_step over `steps` steps.
+struct BatchRampConfig {
+  int64_t from = 0;
+  int64_t steps = 0;  // 0 = no ramp
+};
+
 struct StepConfig {
   int64_t steps = 0;
   int64_t sequences_per_step = 8;
+  BatchRampConfig batch_ramp;
   int64_t sequences_per_microbatch = 1;
   std::string recompute = "none";
   int64_t max_nonfinite_steps = 10;  // skipped updates in a row before the run gives up

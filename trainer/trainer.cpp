@@ -73,6 +73,7 @@ TrainEnd Trainer::train() {
   run_.begin(step);
   run_.update_run_json({{"state", "running"}, {"mesh", mesh_.describe()}, {"world_size", world_.size()}});
   data::StepLoader loader(*data_.train, {.sequences_per_step = config_.train.sequences_per_step,
+                                         .ramp_from = config_.train.batch_ramp.from, .ramp_steps = config_.train.batch_ramp.steps,
                                          .sequences_per_microbatch = config_.train.sequences_per_microbatch,
                                          .dp_rank = dp_.rank(), .dp_size = dp_.size(), .first_step = step});
   run_.update_run_json({{"startup_seconds", seconds_since_process_start()}});

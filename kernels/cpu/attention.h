@@ -1,4 +1,4 @@
-// Attention over segments and the products of few rows. Included by isa.cpp only.
+// Attention over segments. Included by isa.cpp only.
 //
 // Scores of a block of queries are held whole (block x keys), so the softmax is the plain two-pass one; the products run
 // on a register-blocked kernel that broadcasts the left operand (any strides) and streams rows of the right one.
@@ -63,8 +63,13 @@ template <int NV>
 inline void column_panel(const Product& p, int64_t j0) {
   int64_t i = 0;
   for (; i + kMicroRows <= p.m; i += kMicroRows) micro_kernel<kMicroRows, NV>(p, i, j0);
-  for (; i + 2 <= p.m; i += 2) micro_kernel<2, NV>(p, i, j0);
-  for (; i < p.m; ++i) micro_kernel<1, NV>(p, i, j0);
+  for (; i + 4 <= p.m; i += 4) micro_kernel<4, NV>(p, i, j0);
+  switch (p.m - i) {
+    case 3: return micro_kernel<3, NV>(p, i, j0);
+    case 2: return micro_kernel<2, NV>(p, i, j0);
+    case 1: return micro_kernel<1, NV>(p, i, j0);
+    default: return;
+  }
 }
 
 inline void product(const Product& p) {
@@ -226,85 +231,6 @@ inline void attention_backward(const AttentionTask& t, float* scratch) {
       });
     }
   }
-}
-
-inline void attention_decode(const float* q, int64_t group, int64_t qk_dim, const float* k, const float* v, int64_t v_dim,
-                             int64_t stride, int64_t num_keys, float scale, float* out, float* scratch) {
-  for (int64_t g = 0; g < group; ++g) {
-    const float* qg = q + g * qk_dim;
-    float maximum = -INFINITY;
-    for (int64_t j = 0; j < num_keys; ++j) {
-      Vec sum{};
-      for_each_vector(qk_dim, [&](int64_t e) { sum += load(qg + e) * load(k + j * stride + e); },
-                      [&](int64_t e, int64_t n) { sum += load_partial(qg + e, n) * load_partial(k + j * stride + e, n); });
-      scratch[j] = horizontal_sum(sum) * scale;
-      maximum = std::max(maximum, scratch[j]);
-    }
-    float total = 0;
-    for_each_vector(num_keys,
-                    [&](int64_t j) {
-                      const Vec e = vexp(load(scratch + j) - maximum);
-                      store(scratch + j, e);
-                      total += horizontal_sum(e);
-                    },
-                    [&](int64_t j, int64_t n) {
-                      for (int64_t i = j; i < j + n; ++i) {
-                        scratch[i] = std::exp(scratch[i] - maximum);
-                        total += scratch[i];
-                      }
-                    });
-    float* o = out + g * v_dim;
-    std::fill(o, o + v_dim, 0.0f);
-    for (int64_t j = 0; j < num_keys; ++j) {
-      const float p = scratch[j] / total;
-      const float* vj = v + j * stride;
-      for (int64_t e = 0; e < v_dim; ++e) o[e] += p * vj[e];
-    }
-  }
-}
-
-/// MR rows of x times NR rows of w, dot products along k.
-template <int MR, int NR>
-inline void dot_block(const float* x, const float* w, int64_t k, float* y, int64_t ldy) {
-  Vec acc[MR][NR] = {};
-  const int64_t whole = k / kWidth * kWidth;
-  for (int64_t i = 0; i < whole; i += kWidth) {
-    Vec wv[NR];
-#pragma GCC unroll 8
-    for (int n = 0; n < NR; ++n) {
-      wv[n] = load(w + n * k + i);
-      __builtin_prefetch(w + (NR + n) * k + i);  // the next block, while this one is multiplied
-    }
-#pragma GCC unroll 8
-    for (int m = 0; m < MR; ++m) {
-      const Vec xv = load(x + m * k + i);
-#pragma GCC unroll 8
-      for (int n = 0; n < NR; ++n) acc[m][n] += xv * wv[n];
-    }
-  }
-  for (int m = 0; m < MR; ++m) {
-    for (int n = 0; n < NR; ++n) {
-      float sum = horizontal_sum(acc[m][n]);
-      for (int64_t i = whole; i < k; ++i) sum += x[m * k + i] * w[n * k + i];
-      y[m * ldy + n] = sum;
-    }
-  }
-}
-
-template <int NR>
-inline void dot_rows(const float* x, int64_t rows, int64_t k, const float* w, float* y, int64_t ldy) {
-  int64_t m = 0;
-  for (; m + 4 <= rows; m += 4) dot_block<4, NR>(x + m * k, w, k, y + m * ldy, ldy);
-  for (; m + 2 <= rows; m += 2) dot_block<2, NR>(x + m * k, w, k, y + m * ldy, ldy);
-  for (; m < rows; ++m) dot_block<1, NR>(x + m * k, w, k, y + m * ldy, ldy);
-}
-
-inline void few_rows_product(const float* x, int64_t rows, int64_t k, const float* w, int64_t n_begin, int64_t n_end,
-                             float* y, int64_t ldy) {
-  constexpr int kColumns = TESSERA_VECTOR_BYTES == 64 ? 4 : 2;
-  int64_t n = n_begin;
-  for (; n + kColumns <= n_end; n += kColumns) dot_rows<kColumns>(x, rows, k, w + n * k, y + n, ldy);
-  for (; n < n_end; ++n) dot_rows<1>(x, rows, k, w + n * k, y + n, ldy);
 }
 
 }  // namespace tessera::kernels::TESSERA_ISA

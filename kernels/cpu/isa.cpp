@@ -1,6 +1,7 @@
 // The kernel table of one instruction set; CMake compiles this file once for each, with TESSERA_ISA and
 // TESSERA_VECTOR_BYTES set.
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/decode.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/kernel_table.h"
 

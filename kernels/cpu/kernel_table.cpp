@@ -20,4 +20,6 @@ int64_t attention_scratch_floats(int64_t keys, int64_t qk_dim, int64_t value_dim
   return 2 * 64 * padded + padded * (qk_dim + value_dim) + 4096;
 }
 
+int64_t attention_decode_scratch_floats(int64_t group, int64_t keys) { return group * ((keys + 15) / 16 * 16); }
+
 }  // namespace tessera::kernels

@@ -82,6 +82,8 @@ struct KernelTable {
 /// Floats of scratch that attention (blocks of scores, packed keys and values) needs for `keys` keys.
 int64_t attention_scratch_floats(int64_t keys, int64_t qk_dim, int64_t value_dim);
 
+int64_t attention_decode_scratch_floats(int64_t group, int64_t keys);
+
 /// The best table this processor runs.
 const KernelTable& kernel_table();
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #ifndef TESSERA_VECTOR_BYTES
 #error "compile with -DTESSERA_VECTOR_BYTES=16, 32 or 64"
@@ -45,6 +46,24 @@ inline float horizontal_sum(Vec v) {
   const Quarter q = half;
 #endif
   return (q[0] + q[2]) + (q[1] + q[3]);
+}
+/// One level of lane_sums: each group of `Group` lanes of a and b is folded to half, groups of a and b alternating.
+template <int Group, size_t... Lane>
+inline Vec fold(Vec a, Vec b, std::index_sequence<Lane...>) {
+  constexpr auto source = [](size_t lane) {
+    constexpr size_t kHalf = Group / 2;
+    const size_t group = lane / kHalf;
+    return static_cast<int>((group % 2) * kWidth + group / 2 * Group + lane % kHalf);
+  };
+  return __builtin_shufflevector(a, b, source(Lane)...) + __builtin_shufflevector(a, b, (source(Lane) + Group / 2)...);
+}
+/// Lane i is the sum of the lanes of v[i], i < kWidth. Overwrites v.
+template <int Group = static_cast<int>(kWidth)>
+inline Vec lane_sums(Vec* v) {
+#pragma GCC unroll 8
+  for (int i = 0; i < Group / 2; ++i) v[i] = fold<Group>(v[i], v[i + Group / 2], std::make_index_sequence<kWidth>());
+  if constexpr (Group > 2) return lane_sums<Group / 2>(v);
+  return v[0];
 }
 inline Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
 inline float horizontal_max(Vec v) {

@@ -208,14 +208,39 @@ TEST_F(DatasetTest, StepsAreTheSameForEveryLayout) {
     }
     EXPECT_EQ(tokens, whole.micro_batches[0].tokens) << dp << " ranks";
   }
-  EXPECT_EQ(num_microbatches({.sequences_per_step = 7,
-                              .sequences_per_microbatch = 2,
+  EXPECT_EQ(num_microbatches({.sequences_per_microbatch = 2,
                               .dp_size = 2,
                               .microbatch_multiple = 4,
-                              .min_microbatches = 5}),
+                              .min_microbatches = 5},
+                             7),
             8);
   EXPECT_THAT(config_error([&] { StepLoader loader(dataset, {.sequences_per_step = 0}); }),
               HasSubstr("sequences_per_step = 0"));
+}
+
+TEST_F(DatasetTest, BatchRampTakesRowsOneAfterTheOther) {
+  const Dataset dataset = make({{write_tokens("a.jsonl", 100), 1.0}});
+  const StepPlan plan{.sequences_per_step = 10, .ramp_from = 2, .ramp_steps = 4};
+  const std::vector<int64_t> sizes = {2, 4, 6, 8, 10, 10};
+  int64_t row = 0;
+  for (size_t step = 0; step < sizes.size(); ++step) {
+    const auto s = static_cast<int64_t>(step);
+    EXPECT_EQ(rows_of_step(plan, s), sizes[step]);
+    EXPECT_EQ(rows_before(plan, s), row);
+    std::vector<int32_t> expected, tokens;
+    for (int64_t i = row; i < row + sizes[step]; ++i) {
+      const Row next = dataset.row(i);
+      expected.insert(expected.end(), next.tokens.begin(), next.tokens.end());
+    }
+    for (const auto& batch : make_step(dataset, plan, s).micro_batches)
+      tokens.insert(tokens.end(), batch.tokens.begin(), batch.tokens.end());
+    EXPECT_EQ(tokens, expected) << "step " << step;
+    row += sizes[step];
+  }
+  EXPECT_THAT(config_error([&] {
+                StepLoader loader(dataset, {.sequences_per_step = 4, .ramp_from = 5, .ramp_steps = 2});
+              }),
+              HasSubstr("train.batch_ramp.from = 5"));
 }
 
 TEST_F(DatasetTest, ValidationDealsEveryRowOnce) {

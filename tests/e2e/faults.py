@@ -1,9 +1,11 @@
-"""A rank that dies or stops ends the job, soon, with its name; Ctrl-C of launch/run saves and stops.
+"""A rank that dies or stops ends the job, soon, with its name; Ctrl-C of launch/run saves and stops, whatever it interrupts.
 
-  faults.py [--full]     --full: either rank, and SIGTERM
+  faults.py [--full]     --full: either rank, SIGTERM, and Ctrl-C at 30 random moments instead of 3
 """
 
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,8 +78,9 @@ def stopped(root, rank):
           f"{job.text().strip().splitlines()[-1]}", flush=True)
 
 
-def interrupted(root, name, which):
+def interrupted(root, name, which, delay=0.0):
     job = Job(root, f"interrupt-{name}")
+    time.sleep(delay)
     os.kill(job.process.pid, which)  # what a terminal's Ctrl-C does to launch/run
     seconds, code = job.end(20)
     assert code == 0, job.text()
@@ -85,6 +88,7 @@ def interrupted(root, name, which):
     steps = steps_done(job.output)
     assert (job.output / "checkpoints" / f"step-{steps:08d}" / "manifest.json").exists(), job.text()
     print(f"{name} to launch/run: saved step {steps} and stopped after {seconds:.1f} s, exit code {code}", flush=True)
+    shutil.rmtree(job.output)
 
 
 def main():
@@ -98,7 +102,9 @@ def main():
                 killed(root, rank)
             for rank in (0, 1) if full else (0,):
                 stopped(root, rank)
-            interrupted(root, "Ctrl-C", signal.SIGINT)
+            moments = random.Random(11)
+            for i in range(30 if full else 3):
+                interrupted(root, f"Ctrl-C-{i}", signal.SIGINT, moments.uniform(0, 0.5))
             if full:
                 interrupted(root, "SIGTERM", signal.SIGTERM)
         finally:

@@ -33,12 +33,28 @@ TEST(InstructionSets, AgreeOnSwigluAndNorms) {
 
 TEST(InstructionSets, FewRowsProductEqualsMm) {
   for (const KernelTable* table : tables()) {
-    for (int64_t rows : {1, 2, 3, 4, 7, 16}) {
+    for (int64_t rows : {1, 2, 3, 4, 7, 16, 37}) {
       const at::Tensor x = random_tensor({rows, 101}, rows), w = random_tensor({37, 101}, 5);
       at::Tensor y = at::empty({rows, 37});
       table->few_rows_product(x.data_ptr<float>(), rows, 101, w.data_ptr<float>(), 0, 20, y.data_ptr<float>(), 37);
       table->few_rows_product(x.data_ptr<float>(), rows, 101, w.data_ptr<float>(), 20, 37, y.data_ptr<float>(), 37);
       expect_close(y, x.mm(w.t()), 1e-5, table->name);
+    }
+  }
+}
+
+TEST(InstructionSets, AttentionDecodeEqualsSoftmax) {
+  for (const KernelTable* table : tables()) {
+    for (int64_t group : {1, 2, 3, 4, 7, 11}) {
+      for (int64_t keys : {1, 5, 33, 130}) {
+        const int64_t qk_dim = 40, v_dim = 24, stride = 70;
+        const at::Tensor q = random_tensor({group, qk_dim}, 1).mul_(3.0), cache = random_tensor({keys, stride}, 2);
+        at::Tensor out = at::empty({group, v_dim}), scratch = at::empty({attention_decode_scratch_floats(group, keys)});
+        table->attention_decode(q.data_ptr<float>(), group, qk_dim, cache.data_ptr<float>(), cache.data_ptr<float>() + qk_dim, v_dim, stride,
+                                keys, 0.3f, out.data_ptr<float>(), scratch.data_ptr<float>());
+        const at::Tensor p = q.mm(cache.slice(1, 0, qk_dim).t()).mul_(0.3).softmax(-1);
+        expect_close(out, p.mm(cache.slice(1, qk_dim, qk_dim + v_dim)), 1e-5, table->name);
+      }
     }
   }
 }

@@ -1,0 +1,124 @@
+// Products of few rows, which read each weight once, and the attention of one query token. Included by isa.cpp only.
+#pragma once
+
+#include "kernels/cpu/attention.h"
+
+namespace tessera::kernels::TESSERA_ISA {
+
+/// y[m, n] (+)= sum_k x[m, k] w[n, k]; rows of x, w and y lie ldx, ldw and ldy floats apart.
+struct DotProducts {
+  const float* x;
+  int64_t ldx;
+  const float* w;
+  int64_t ldw;
+  int64_t k;
+  float* y;
+  int64_t ldy;
+  bool accumulate;
+};
+
+/// MR rows of x from m0 times NR rows of w from n0. Prefetch: w comes from memory, so the next rows are asked for.
+template <int MR, int NR, bool Prefetch>
+inline void dot_block(const DotProducts& p, int64_t m0, int64_t n0) {
+  constexpr int kSums = (MR * NR + kWidth - 1) / kWidth * kWidth;
+  Vec acc[kSums] = {};
+  const float *x = p.x + m0 * p.ldx, *w = p.w + n0 * p.ldw;
+  const int64_t whole = p.k / kWidth * kWidth;
+  for (int64_t i = 0; i < whole; i += kWidth) {
+    Vec wv[NR];
+#pragma GCC unroll 8
+    for (int n = 0; n < NR; ++n) {
+      wv[n] = load(w + n * p.ldw + i);
+      if constexpr (Prefetch) __builtin_prefetch(w + (NR + n) * p.ldw + i);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) {
+      const Vec xv = load(x + m * p.ldx + i);
+#pragma GCC unroll 8
+      for (int n = 0; n < NR; ++n) acc[m * NR + n] += xv * wv[n];
+    }
+  }
+  float sums[kSums];
+#pragma GCC unroll 8
+  for (int i = 0; i < kSums; i += static_cast<int>(kWidth)) store(sums + i, lane_sums(acc + i));
+  for (int64_t i = whole; i < p.k; ++i)
+    for (int m = 0; m < MR; ++m)
+      for (int n = 0; n < NR; ++n) sums[m * NR + n] += x[m * p.ldx + i] * w[n * p.ldw + i];
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m) {
+    float* y = p.y + (m0 + m) * p.ldy + n0;
+    if (p.accumulate)
+      for (int n = 0; n < NR; ++n) sums[m * NR + n] += y[n];
+    std::memcpy(y, sums + m * NR, NR * sizeof(float));
+  }
+}
+
+#if TESSERA_VECTOR_BYTES == 64
+constexpr int kDotRows = 4, kDotColumns = 4;  // 4 x 4 accumulators, then a row of w and a vector of x, of 32 registers
+#else
+constexpr int kDotRows = 4, kDotColumns = 2;
+#endif
+
+/// MR rows of x with rows [n_begin, n_end) of w; the first rows of x bring w into the cache.
+template <int MR, bool Prefetch>
+inline void dot_group(const DotProducts& p, int64_t m, int64_t n_begin, int64_t n_end) {
+  int64_t n = n_begin;
+  for (; n + kDotColumns <= n_end; n += kDotColumns) dot_block<MR, kDotColumns, Prefetch>(p, m, n);
+  for (; n < n_end; ++n) dot_block<MR, 1, Prefetch>(p, m, n);
+}
+
+template <bool Prefetch>
+inline void dot_rows(const DotProducts& p, int64_t m, int64_t rows, int64_t n_begin, int64_t n_end) {
+  switch (std::min<int64_t>(rows - m, kDotRows)) {
+    case 4: return dot_group<4, Prefetch>(p, m, n_begin, n_end);
+    case 3: return dot_group<3, Prefetch>(p, m, n_begin, n_end);
+    case 2: return dot_group<2, Prefetch>(p, m, n_begin, n_end);
+    case 1: return dot_group<1, Prefetch>(p, m, n_begin, n_end);
+    default: return;
+  }
+}
+
+/// A group of rows of x stays in the first-level cache while it meets a panel of w, which stays in the second; k is cut
+/// to that end when there is more than one group.
+inline void dot_products(const DotProducts& p, int64_t rows, int64_t n_begin, int64_t n_end) {
+  constexpr int64_t kPanel = 8 * kDotColumns, kLongest = 576;
+  const int64_t parts = rows <= kDotRows ? 1 : (p.k + kLongest - 1) / kLongest;
+  const int64_t length = padded((p.k + parts - 1) / parts);
+  for (int64_t n = n_begin; n < n_end; n += kPanel) {
+    const int64_t end = std::min(n + kPanel, n_end);
+    for (int64_t k = 0; k < p.k; k += length) {
+      const DotProducts part = {p.x + k, p.ldx, p.w + k, p.ldw, std::min(length, p.k - k), p.y, p.ldy, k > 0};
+      dot_rows<true>(part, 0, rows, n, end);
+      for (int64_t m = kDotRows; m < rows; m += kDotRows) dot_rows<false>(part, m, rows, n, end);
+    }
+  }
+}
+
+inline void few_rows_product(const float* x, int64_t rows, int64_t k, const float* w, int64_t n_begin, int64_t n_end,
+                             float* y, int64_t ldy) {
+  dot_products({x, k, w, k, k, y, ldy, false}, rows, n_begin, n_end);
+}
+
+inline void attention_decode(const float* q, int64_t group, int64_t qk_dim, const float* k, const float* v, int64_t v_dim,
+                             int64_t stride, int64_t num_keys, float scale, float* out, float* scratch) {
+  const int64_t ld = padded(num_keys);
+  dot_products({q, qk_dim, k, stride, qk_dim, scratch, ld, false}, group, 0, num_keys);
+  for (int64_t g = 0; g < group; ++g) {
+    float* scores = scratch + g * ld;
+    for (int64_t j = num_keys; j < ld; ++j) scores[j] = -INFINITY;
+    Vec best = load(scores);
+    for (int64_t j = kWidth; j < ld; j += kWidth) best = vmax(best, load(scores + j));
+    const float maximum = horizontal_max(best);
+    Vec sum{};
+    for (int64_t j = 0; j < ld; j += kWidth) {
+      const Vec e = vexp((load(scores + j) - maximum) * scale);
+      store(scores + j, e);
+      sum += e;
+    }
+    const Vec inverse = broadcast(1.0f / horizontal_sum(sum));
+    for (int64_t j = 0; j < ld; j += kWidth) store(scores + j, load(scores + j) * inverse);
+  }
+  product({group, v_dim, num_keys, scratch, ld, 1, v, stride, out, v_dim, false});
+}
+
+}  // namespace tessera::kernels::TESSERA_ISA
