@@ -15,7 +15,16 @@
 
 namespace tessera::model {
 
-using kernels::ParameterPtr;
+namespace {
+
+/// Row of each segment's last token.
+at::Tensor last_rows(const std::vector<Segment>& segments) {
+  at::Tensor rows = at::empty({static_cast<int64_t>(segments.size())}, at::kLong);
+  for (size_t i = 0; i < segments.size(); ++i) rows.data_ptr<int64_t>()[i] = segments[i].start + segments[i].length - 1;
+  return rows;
+}
+
+}  // namespace
 
 CausalLM::CausalLM(ModelConfig config) : config_(std::move(config)) {
   embedding_ = make_parameter({config_.vocab_size, config_.hidden_size});
@@ -54,7 +63,7 @@ kernels::CrossEntropy CausalLM::loss(const at::Tensor& hidden, const kernels::Ta
 std::vector<kernels::CrossEntropy> CausalLM::mtp_losses(const at::Tensor& hidden, std::vector<MtpRows>& modules,
                                                         const moe::RoutingTerms& routing) {
   std::vector<kernels::CrossEntropy> losses;
-  at::Tensor state_TD = kernels::rms_norm_layer(hidden, head_.norm, head_.norm_eps);
+  at::Tensor state_TD = normed(hidden);
   for (size_t m = 0; m < modules.size(); ++m) {
     MtpRows& rows = modules[m];
     const auto count = static_cast<int64_t>(rows.sources.size());
@@ -72,10 +81,14 @@ std::vector<kernels::CrossEntropy> CausalLM::mtp_losses(const at::Tensor& hidden
 
 at::Tensor CausalLM::logits(const at::Tensor& hidden) const { return kernels::linear_inference(hidden, head_); }
 
-KvCache CausalLM::make_cache(int64_t slots) const { return KvCache(config_.num_hidden_layers, slots, blocks_.front()->cache_row()); }
+at::Tensor CausalLM::normed(const at::Tensor& hidden) const { return kernels::rms_norm_layer(hidden, head_.norm, head_.norm_eps); }
+
+KvCache CausalLM::make_cache(int64_t slots, bool drafts) const {
+  return KvCache(config_.num_hidden_layers + (drafts ? 1 : 0), slots, blocks_.front()->cache_row());
+}
 
 at::Tensor CausalLM::prefill(const at::Tensor& tokens, const at::Tensor& positions, const std::vector<Segment>& segments,
-                             const std::vector<int64_t>& slots, KvCache& cache) {
+                             const std::vector<int64_t>& slots, KvCache& cache, at::Tensor* states) {
   at::NoGradGuard no_grad;
   ensure_positions(positions);
   int64_t longest = 0;
@@ -84,15 +97,12 @@ at::Tensor CausalLM::prefill(const at::Tensor& tokens, const at::Tensor& positio
   const Pass pass{.positions = positions, .segments = segments, .rope = &rope_, .inference = true, .cache = &cache, .slots = slots};
   at::Tensor x_TD = kernels::embedding(tokens, embedding_);
   for (const auto& block : blocks_) x_TD = block->forward(x_TD, pass);
-  std::vector<int64_t> last;
-  for (size_t i = 0; i < segments.size(); ++i) {
-    cache.set_length(slots[i], segments[i].length);
-    last.push_back(segments[i].start + segments[i].length - 1);
-  }
-  return logits(x_TD.index_select(0, at::tensor(last, at::kLong)));
+  for (size_t i = 0; i < segments.size(); ++i) cache.set_length(slots[i], segments[i].length);
+  if (states != nullptr) *states = normed(x_TD);
+  return logits(x_TD.index_select(0, last_rows(segments)));
 }
 
-at::Tensor CausalLM::decode(const at::Tensor& tokens, const std::vector<int64_t>& slots, KvCache& cache) {
+at::Tensor CausalLM::decode(const at::Tensor& tokens, const std::vector<int64_t>& slots, KvCache& cache, at::Tensor* states) {
   at::NoGradGuard no_grad;
   Pass pass{.rope = &rope_, .inference = true, .cache = &cache, .slots = slots};
   pass.positions = at::empty({static_cast<int64_t>(slots.size())}, at::kInt);
@@ -109,7 +119,30 @@ at::Tensor CausalLM::decode(const at::Tensor& tokens, const std::vector<int64_t>
   at::Tensor x_TD = kernels::embedding(tokens, embedding_);
   for (const auto& block : blocks_) x_TD = block->decode(x_TD, pass);
   for (const auto& [slot, length] : lengths) cache.set_length(slot, length);
+  if (states != nullptr) *states = normed(x_TD);
   return logits(x_TD);
+}
+
+at::Tensor CausalLM::draft_prefill(const at::Tensor& next, const at::Tensor& states, const at::Tensor& positions,
+                                   const std::vector<Segment>& segments, const std::vector<int64_t>& slots, KvCache& cache) {
+  at::NoGradGuard no_grad;
+  const Pass pass{.positions = positions, .segments = segments, .rope = &rope_, .inference = true, .cache = &cache, .slots = slots};
+  const at::Tensor output_TD = mtp_.front()->forward(kernels::embedding(next, embedding_), states, pass);
+  return kernels::linear_inference(output_TD.index_select(0, last_rows(segments)), mtp_.front()->head());
+}
+
+at::Tensor CausalLM::draft_decode(DraftRows& rows, const at::Tensor& states, const std::vector<int64_t>& last, KvCache& cache) {
+  at::NoGradGuard no_grad;
+  Pass pass{.rope = &rope_, .inference = true, .cache = &cache, .slots = rows.slots};
+  pass.positions = at::empty({rows.size()}, at::kInt);
+  for (size_t i = 0; i < rows.tokens.size(); ++i) {
+    pass.positions.data_ptr<int32_t>()[i] = static_cast<int32_t>(rows.positions[i]);
+    pass.keys.push_back(rows.positions[i] + 1);
+  }
+  const at::Tensor tokens = at::from_blob(rows.tokens.data(), {rows.size()}, at::kInt);
+  const at::Tensor state_TD = states.index_select(0, at::tensor(rows.states, at::kLong));
+  const at::Tensor output_TD = mtp_.front()->decode(kernels::embedding(tokens, embedding_), state_TD, pass);
+  return kernels::linear_inference(output_TD.index_select(0, at::tensor(last, at::kLong)), mtp_.front()->head());
 }
 
 std::vector<NamedWeight> CausalLM::main_weights() const {

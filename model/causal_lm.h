@@ -35,14 +35,21 @@ class CausalLM final {
   /// Losses of the MTP modules, one for each of `modules`, from hidden_states' result.
   std::vector<kernels::CrossEntropy> mtp_losses(const at::Tensor& hidden, std::vector<MtpRows>& modules, const moe::RoutingTerms& routing);
 
-  /// A cache of `slots` sequences.
-  [[nodiscard]] KvCache make_cache(int64_t slots) const;
+  /// A cache of `slots` sequences, with room for the first MTP module if it drafts.
+  [[nodiscard]] KvCache make_cache(int64_t slots, bool drafts = false) const;
   /// Fills `cache` slots with prompts laid end to end, one a segment, and returns the logits [S, V] of each last token.
+  /// `states`, if given, receives the normed states of all tokens [T, D].
   at::Tensor prefill(const at::Tensor& tokens, const at::Tensor& positions, const std::vector<Segment>& segments,
-                     const std::vector<int64_t>& slots, KvCache& cache);
+                     const std::vector<int64_t>& slots, KvCache& cache, at::Tensor* states = nullptr);
   /// One token for each slot, appended to the cache. A slot that is named several times gets several tokens, in order.
   /// Returns logits [S, V].
-  at::Tensor decode(const at::Tensor& tokens, const std::vector<int64_t>& slots, KvCache& cache);
+  at::Tensor decode(const at::Tensor& tokens, const std::vector<int64_t>& slots, KvCache& cache, at::Tensor* states = nullptr);
+  /// The first MTP module over prompts: `next` [T] are the tokens behind those of prefill. Returns logits [S, V] of what
+  /// comes after each last one.
+  at::Tensor draft_prefill(const at::Tensor& next, const at::Tensor& states, const at::Tensor& positions,
+                           const std::vector<Segment>& segments, const std::vector<int64_t>& slots, KvCache& cache);
+  /// The same over single rows behind decode; returns the logits of the rows `last`.
+  at::Tensor draft_decode(DraftRows& rows, const at::Tensor& states, const std::vector<int64_t>& last, KvCache& cache);
 
   /// All base weights, then nothing else; see stacks() for the other names of experts.
   [[nodiscard]] std::vector<NamedWeight> weights() const;
@@ -69,6 +76,8 @@ class CausalLM final {
  private:
   void ensure_positions(const at::Tensor& positions);
   [[nodiscard]] at::Tensor logits(const at::Tensor& hidden) const;
+  /// Behind the final norm, differentiable.
+  [[nodiscard]] at::Tensor normed(const at::Tensor& hidden) const;
   [[nodiscard]] std::vector<NamedWeight> main_weights() const;
   [[nodiscard]] std::vector<NamedWeight> mtp_weights() const;
 

@@ -27,8 +27,8 @@ void copy_companions(const std::filesystem::path& from, const std::filesystem::p
 /// In what weights are written. Correction biases are always float32.
 struct WeightFormat {
   at::ScalarType dtype = at::kFloat;
-  bool fp8_blocks = false;        // projections in FP8 with scales, the rest in dtype
-  std::filesystem::path like;     // a model folder: each of its tensors as it is stored there, the others in dtype
+  bool fp8_blocks = false;          // projections in FP8 with scales, the rest in dtype
+  std::filesystem::path like = {};  // a model folder: each of its tensors as it is stored there, the others in dtype
 };
 
 /// Writes config.json and the weights into `folder`, beside companions already there.

@@ -52,14 +52,14 @@ void list_linear(const std::string& prefix, const LinearLayer& layer, std::vecto
 
 /// What one forward pass hands to every layer. `inference`: without autograd, for generation.
 struct Pass {
-  at::Tensor positions;  // [T] int32
-  std::vector<Segment> segments;
+  at::Tensor positions = {};  // [T] int32
+  std::vector<Segment> segments = {};
   const kernels::RopeTable* rope = nullptr;
-  moe::RoutingTerms routing;
+  moe::RoutingTerms routing = {};
   bool inference = false;
   KvCache* cache = nullptr;    // written when given
-  std::vector<int64_t> slots;  // of the cache: one a segment in prefill, one a token in decoding
-  std::vector<int64_t> keys;   // decoding: keys that each token sees, its own included
+  std::vector<int64_t> slots = {};  // of the cache: one a segment in prefill, one a token in decoding
+  std::vector<int64_t> keys = {};   // decoding: keys that each token sees, its own included
 };
 
 /// The layer with or without autograd, as the pass wants.

@@ -38,6 +38,17 @@ class MtpModule final {
   kernels::LinearSpec head_;
 };
 
+/// Single rows for a module in generation: a token, the row of the states before it, its place in the cache.
+struct DraftRows {
+  std::vector<int32_t> tokens;
+  std::vector<int64_t> states, positions, slots;
+
+  void add(int32_t token, int64_t state, int64_t position, int64_t slot);
+  /// Takes the last `count` rows back.
+  void drop(int64_t count);
+  [[nodiscard]] int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+};
+
 /// Rows of module k: of each segment all tokens but the last k, with segments of their own.
 struct MtpRows {
   std::vector<int64_t> sources;  // [T_k] row among the rows of module k - 1

@@ -44,7 +44,7 @@ std::vector<LayerLoad> LoadBalancer::collect(parallel::Communicator& dp) const {
   const int64_t* begin = all.const_data_ptr<int64_t>();
   for (Router* router : routers_) {
     const auto count = static_cast<std::ptrdiff_t>(router->statistics().counts.size());
-    loads.push_back({{begin, begin + count}});
+    loads.push_back(LayerLoad{std::vector<int64_t>(begin, begin + count)});
     begin += count;
   }
   return loads;

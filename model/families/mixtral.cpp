@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "model/families/families.h"
 
 namespace tessera::model {

@@ -140,6 +140,25 @@ TEST(Engine, SamplingDoesNotDependOnTheBatch) {
   EXPECT_GT(differ, 10);
 }
 
+// The MTP module of a random model guesses right now and then.
+TEST(Engine, DraftsChangeNothingButThePasses) {
+  const auto model = tiny_model(test::tiny_deepseek_config());
+  const auto prompts = many_prompts();
+  for (const SamplingConfig& sampling : {SamplingConfig{.temperature = 0, .max_new_tokens = 20, .stop_ids = {4, 9}},
+                                         SamplingConfig{.temperature = 1.5, .max_new_tokens = 20, .seed = 5}}) {
+    Engine with(*model, 4), without(*model, 4, false);
+    const auto drafted = with.generate(prompts, sampling), plain = without.generate(prompts, sampling);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      EXPECT_EQ(drafted[i].tokens, plain[i].tokens) << i;
+      EXPECT_EQ(drafted[i].finish_reason, plain[i].finish_reason) << i;
+    }
+    EXPECT_GT(with.drafts().made, 0);
+    EXPECT_GT(with.drafts().accepted, 0);
+    EXPECT_LT(with.drafts().accepted, with.drafts().made);
+    EXPECT_EQ(without.drafts().made, 0);
+  }
+}
+
 TEST(Engine, AStopIdEndsTheTextAndIsNotPartOfIt) {
   const auto model = tiny_model();
   const auto free = Engine(*model).generate({kPrompts[0]}, {.temperature = 0, .max_new_tokens = 8})[0].tokens;

@@ -54,12 +54,13 @@ VARIANTS = {
 QUICK = ["deepseek_v3", "deepseek_v3-plain-q", "deepseek_v3-bf16", "deepseek_v2-groups", "qwen3_moe", "qwen3", "qwen2", "mistral", "mixtral-sharded"]
 
 
-def write_tokenizer(folder):
-    """Byte-level, without merges: 256 bytes behind 16 special ids."""
+def write_tokenizer(folder, size=VOCABULARY):
+    """Byte-level, without merges: special ids, and behind them the 256 bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {f"<{i}>": i for i in range(16)} | {c: 16 + i for i, c in enumerate(alphabet)}
+    special = [f"<{i}>" for i in range(size - len(alphabet))]
+    vocabulary = {token: i for i, token in enumerate(special + alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.add_special_tokens([f"<{i}>" for i in range(16)])
+    tokenizer.add_special_tokens(special)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -81,8 +82,9 @@ def build(name, seed):
     return model
 
 
-def router_margins(model, sequences):
-    """The smallest distance between a chosen and a passed-over expert (or group) over all tokens and layers."""
+def router_margins(model, sequences, forward=None):
+    """The smallest distance between a chosen and a passed-over expert (or group) over all tokens and layers of `model`."""
+    forward = forward or (lambda sequence: model(torch.tensor([sequence])))
     smallest = [float("inf")]
 
     def gap(values, chosen):
@@ -107,7 +109,7 @@ def router_margins(model, sequences):
     hooks = [m.register_forward_hook(hook) for n, m in model.named_modules() if type(m).__name__.endswith(("TopkRouter", "TopKRouter"))]
     with torch.no_grad():
         for sequence in sequences:
-            model(torch.tensor([sequence]))
+            forward(sequence)
     for handle in hooks:
         handle.remove()
     return smallest[0]
@@ -119,3 +121,39 @@ def greedy_reference(model, prompt, count):
         ids = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
                              max_new_tokens=count, pad_token_id=0, eos_token_id=STOP)[0, len(prompt):].tolist()
     return ids[:-1] if ids and ids[-1] == STOP else ids
+
+
+class Mtp(torch.nn.Module):
+    """A DeepSeek-V3 with its first MTP module beside it, made of transformers' layers."""
+
+    def __init__(self, model):
+        super().__init__()
+        from transformers.modeling_layers import MtpLayer
+        from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3DecoderLayer, DeepseekV3RMSNorm
+        self.main = model
+        self.layer = MtpLayer(model.config, DeepseekV3DecoderLayer, DeepseekV3RMSNorm, model.config.num_hidden_layers)
+        with torch.no_grad():
+            for key, parameter in self.layer.named_parameters():
+                parameter.normal_(std=0.1)
+                if "norm" in key:
+                    parameter.add_(1.0)
+            self.layer.mtp_block.mlp.gate.e_score_correction_bias.normal_(std=0.1)
+
+    def forward(self, ids):
+        """Logits of the main model [T, V], and those of the module [T - 1, V]: row i predicts token i + 2."""
+        hidden = self.main.model(ids).last_hidden_state
+        embedded = self.main.model.embed_tokens(ids[:, 1:])
+        length = embedded.shape[1]
+        positions = torch.arange(length)[None]
+        mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
+        output = self.layer(embedded, hidden[:, :-1], self.main.model.rotary_emb(embedded, positions), mask, positions, None)
+        return self.main.lm_head(hidden)[0], self.main.lm_head(output)[0]
+
+    def public_tensors(self):
+        """The module's tensors under the names of published files, experts stacked."""
+        prefix = f"model.layers.{self.main.config.num_hidden_layers}."
+        names = {"post_norm.weight": "shared_head.norm.weight"}
+        tensors = {prefix + names.get(k, k.removeprefix("mtp_block.")): v for k, v in self.layer.state_dict().items()}
+        tensors[prefix + "embed_tokens.weight"] = self.main.model.embed_tokens.weight.detach().clone()
+        tensors[prefix + "shared_head.head.weight"] = self.main.lm_head.weight.detach().clone()
+        return {k: v.detach().clone() for k, v in tensors.items()}

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from families import MARGIN, QUICK, VARIANTS, VOCABULARY, build, greedy_reference, router_margins, write_tokenizer
+from families import MARGIN, Mtp, QUICK, VARIANTS, VOCABULARY, build, greedy_reference, router_margins, write_tokenizer
 from model_parity import check, failures, recipe, reference_step
 from tessera import load, max_logprob_difference, random_documents, read_jsonl, run, write_jsonl
 
@@ -147,6 +147,94 @@ def stacked_experts(folder, scratch, reference, sequences):
     check("stacked experts: log-probabilities", max_logprob_difference(reference, scratch / "stacked", sequences, scratch), 2e-4)
 
 
+def one_expert_each(tensors):
+    """Stacks of experts taken apart into the names of published files."""
+    apart = {}
+    for name, value in tensors.items():
+        if name.endswith("experts.gate_up_proj"):
+            for e, part in enumerate(value):
+                for kind, half in zip(("gate", "up"), part.chunk(2)):
+                    apart[f"{name.removesuffix('gate_up_proj')}{e}.{kind}_proj.weight"] = half
+        elif name.endswith("experts.down_proj"):
+            for e, part in enumerate(value):
+                apart[f"{name.removesuffix('down_proj')}{e}.down_proj.weight"] = part
+        else:
+            apart[name] = value
+    return apart
+
+
+def mtp_step(joined, documents, weight):
+    """One AdamW step on the main loss and the module's, each a mean over its own targets."""
+    named = [(n, p) for n, p in joined.named_parameters()]
+    optimizer = torch.optim.AdamW([{"params": [p for _, p in named if p.dim() >= 2], "weight_decay": 0.1},
+                                   {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0}], lr=1e-3, betas=(0.9, 0.95), eps=1e-3)
+    counts = [sum(sum(d["loss_mask"][1 + k:]) for d in documents) for k in (0, 1)]
+    sums = [0.0, 0.0]
+    for document in documents:
+        ids = torch.tensor([document["tokens"]])
+        for k, logits in enumerate(joined(ids)):
+            picked = torch.log_softmax(logits, -1)[:-1].gather(1, ids[0, 1 + k:, None])[:, 0]
+            loss = -(picked * torch.tensor(document["loss_mask"][1 + k:])).sum() / counts[k] * (weight if k else 1.0)
+            loss.backward(retain_graph=k == 0)
+            sums[k] += loss.item()
+    torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
+    optimizer.step()
+    return sums
+
+
+def mtp(folder, scratch, documents, weight=0.3):
+    reference = load(folder)
+    for seed in range(100):
+        torch.manual_seed(seed)
+        joined = Mtp(reference).eval()
+        if router_margins(joined, [d["tokens"] for d in documents], lambda s: joined(torch.tensor([s]))) > MARGIN:
+            break
+    source = scratch / "mtp"
+    copy_with(folder, source, {**load_file(folder / "model.safetensors"), **joined.public_tensors()})
+    sequences = [d["tokens"] for d in documents[:3]]
+    check("MTP: log-probabilities of the main model", max_logprob_difference(reference, source, sequences, scratch), 2e-4)
+    before = one_expert_each({**{k: v.clone() for k, v in reference.state_dict().items()}, **joined.public_tensors()})
+    main_loss, module_loss = mtp_step(joined, documents, weight)
+    after = one_expert_each({**reference.state_dict(), **joined.public_tensors()})
+    write_jsonl(scratch / "train.jsonl", documents)
+    output = scratch / "run-mtp"
+    run("train", recipe(source, scratch, output, data={"packing": False}, mtp={"loss_weight": weight}, train={"sequences_per_step": len(documents)}),
+        "--resume", "never")
+    metrics = read_jsonl(output / "metrics.jsonl")[0]
+    check("MTP: main loss", abs(metrics["loss"] - main_loss) / main_loss, 1e-5)
+    check("MTP: the module's loss", abs(metrics["mtp_loss"] - module_loss) / module_loss, 1e-5)
+    run("export", output, "--output", scratch / "trained-mtp", "--dtype", "float32")
+    worst, where = worst_change(before, load_file(scratch / "trained-mtp" / "model.safetensors"), after)
+    check(f"MTP: weight change of one AdamW step (worst {where})", worst, 1e-3)
+
+
+def ranks_and_resume(folder, scratch, documents):
+    """Balancing, its losses and MTP on one rank, on two, and interrupted: the same losses and weights."""
+    write_jsonl(scratch / "train.jsonl", documents)
+
+    def train(output, steps, ranks=1):
+        path = recipe(folder, scratch, scratch / output, data={"packing": False}, mtp={"loss_weight": 0.1},
+                      moe={"bias_update_rate": 0.001, "sequence_balance_loss": 0.01, "z_loss": 0.001},
+                      train={"sequences_per_step": 5, "sequences_per_microbatch": 2, "steps": steps}, checkpoint={"every": 2})
+        run("train", path, ranks=ranks)
+        run("export", scratch / output, "--output", scratch / f"{output}-model", "--dtype", "float32")
+        return read_jsonl(scratch / output / "metrics.jsonl"), load_file(scratch / f"{output}-model" / "model.safetensors")
+
+    one, weights = train("one", 4)
+    two, weights_of_two = train("two", 4, ranks=2)
+    train("cut", 2)
+    cut, weights_of_cut = train("cut", 4)
+    for key in ("loss", "mtp_loss", "balance_loss", "z_loss", "grad_norm"):
+        check(f"two ranks: {key}", max(abs(a[key] - b[key]) / abs(a[key]) for a, b in zip(one, two)), 1e-4)
+    check("two ranks: steps with other counts", sum(a["moe_layers"] != b["moe_layers"] for a, b in zip(one, two)), 0)
+    biases = [k for k in weights if k.endswith("e_score_correction_bias")]
+    moved = load_file(folder / "model.safetensors")
+    assert len(biases) == 3 and all((weights[k] - moved[k]).abs().max() > 5e-4 for k in biases)
+    check("two ranks: correction biases", max((weights[k] - weights_of_two[k]).abs().max().item() for k in biases), 0)
+    check("resumed: tensors that differ", sum(not weights[k].equal(weights_of_cut[k]) for k in weights), 0)
+    check("resumed: losses that differ", sum(a["loss"] != b["loss"] for a, b in zip(one, cut)), 0)
+
+
 def main():
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or (list(VARIANTS) if "--full" in sys.argv else QUICK)
     documents = random_documents(8, 14, 60, seed=1, vocabulary=VOCABULARY)
@@ -164,6 +252,8 @@ def main():
                 assert len(metrics["moe_layers"]) == 2 and sum(metrics["moe_layers"][0]["counts"]) == 4 * metrics["tokens"], metrics
                 fp8(scratch / "model", scratch, sequences)
                 stacked_experts(scratch / "model", scratch, reference, sequences)
+                mtp(scratch / "model", scratch, documents)
+                ranks_and_resume(scratch / "mtp", scratch, documents)
     print(f"{len(failures)} failed" if failures else "all equal")
     return 1 if failures else 0
 
