@@ -89,7 +89,7 @@ TEST(LoadWeights, AWrongShapeIsNamed) {
 TEST(LoadWeights, AnIntegerTensorIsNamed) {
   auto tensors = tensors_of(*tiny_model());
   tensors[1] = to_write(tensors[1].name, torch::zeros({16}, torch::kInt));
-  EXPECT_THAT(refusal(tensors), testing::AllOf(HasSubstr("input_layernorm.weight' is of dtype Int"), HasSubstr("F32, BF16 and F16")));
+  EXPECT_THAT(refusal(tensors), testing::AllOf(HasSubstr("input_layernorm.weight' is of dtype Int"), HasSubstr("F32, BF16, F16 and FP8")));
 }
 
 TEST(LoadWeights, ATiedHeadMayBeStoredTooIfItIsTheEmbedding) {

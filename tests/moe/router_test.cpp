@@ -83,7 +83,7 @@ TEST_P(RouterGradients, EqualTheFormulasInDouble) {
   const at::Tensor normalized = scores / scores.sum(1, true);
   at::Tensor balance = at::zeros({}, at::kDouble);
   for (const Segment& s : segments) {
-    const at::Tensor counts = at::one_hot(index.narrow(0, s.start, s.length), config.num_experts).sum({0, 1}).to(at::kDouble);
+    const at::Tensor counts = at::one_hot(index.narrow(0, s.start, s.length), config.num_experts).sum(at::IntArrayRef({0, 1})).to(at::kDouble);
     const at::Tensor f = counts * static_cast<double>(config.num_experts) / static_cast<double>(choices * s.length);
     balance = balance + terms.balance_weight * (f * normalized.narrow(0, s.start, s.length).mean(0)).sum();
   }
