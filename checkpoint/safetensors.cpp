@@ -135,6 +135,11 @@ at::Tensor SafetensorsFile::view(const std::string& name) const {
   return at::from_blob(const_cast<char*>(data), info.shape, at::TensorOptions().dtype(info.dtype));
 }
 
+void SafetensorsFile::release(const std::string& name) const {
+  const TensorInfo& info = header_.tensors.at(name);
+  file_.release(header_.data_offset + info.begin, info.end - info.begin);
+}
+
 SafetensorsFolder::SafetensorsFolder(const std::filesystem::path& folder, const std::string& stem) : folder_(folder) {
   const auto single = folder / (stem + ".safetensors"), index = folder / (stem + ".safetensors.index.json");
   std::vector<std::string> files;

@@ -39,6 +39,8 @@ class SafetensorsFile final {
   [[nodiscard]] bool contains(const std::string& name) const { return header_.tensors.count(name) > 0; }
   /// A view of the mapped bytes in the file's dtype: read only, alive as long as this object.
   [[nodiscard]] at::Tensor view(const std::string& name) const;
+  /// The tensor has been read: its bytes need not stay in memory.
+  void release(const std::string& name) const;
   [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
 
  private:

@@ -19,6 +19,8 @@ class MappedFile final {
   MappedFile& operator=(const MappedFile&) = delete;
 
   [[nodiscard]] std::string_view bytes() const { return {data_, size_}; }
+  /// Tells the system that this range has been read: it stops counting as this process's memory, and can be read again.
+  void release(size_t offset, size_t length) const;
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 
  private:

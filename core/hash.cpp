@@ -36,8 +36,14 @@ std::string hash_bytes(std::string_view bytes) {
 }
 
 std::string hash_file(const std::filesystem::path& path) {
+  constexpr size_t kAtOnce = size_t{1} << 26;
   const MappedFile file(path);
-  return hash_bytes(file.bytes());
+  Hasher hasher;
+  for (size_t begin = 0; begin < file.bytes().size(); begin += kAtOnce) {
+    hasher.update(file.bytes().substr(begin, kAtOnce));
+    file.release(begin, kAtOnce);
+  }
+  return hasher.hex();
 }
 
 }  // namespace tessera

@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -25,6 +26,26 @@ std::string file_of(const std::string& header, size_t data_bytes) {
   std::string file;
   for (int i = 0; i < 8; ++i) file.push_back(static_cast<char>(header.size() >> (8 * i)));
   return file + header + std::string(data_bytes, 'x');
+}
+
+/// Pages of files that this process has in memory.
+int64_t file_bytes_in_memory() {
+  std::ifstream file("/proc/self/status");
+  const std::string status{std::istreambuf_iterator<char>(file), {}};
+  return std::stoll(status.substr(status.find("RssFile:") + 8)) * 1024;
+}
+
+TEST(Safetensors, ReleasedTensorsTakeNoMemoryAndCanBeReadAgain) {
+  const TemporaryFolder folder;
+  const at::Tensor value = torch::arange(1 << 22);  // 32 MiB
+  write_safetensors(folder / "a.safetensors", {to_write("a", value), to_write("b", value)}, {});
+  const SafetensorsFile file(folder / "a.safetensors");
+  const int64_t before = file_bytes_in_memory();
+  EXPECT_TRUE(file.view("a").equal(value));
+  EXPECT_GT(file_bytes_in_memory(), before + (30 << 20));
+  file.release("a");
+  EXPECT_LT(file_bytes_in_memory(), before + (2 << 20));
+  EXPECT_TRUE(file.view("a").equal(value));
 }
 
 TEST(Safetensors, EveryDtypeComesBack) {

@@ -33,7 +33,8 @@ class Job:
         self.log = root / f"{name}.log"
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen([RUN, "-n", "2", "--mpi", "--bind-to none --oversubscribe", "--", "train", str(self.recipe)],
-                                            env=ENVIRONMENT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+                                            env=ENVIRONMENT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored where a shell's & began us
         wait_until(lambda: steps_done(self.output) >= 5 or self.process.poll() is not None, 60, "no steps are made")
         assert self.process.poll() is None, self.text()
         self.ranks = ranks_of(self.recipe)
