@@ -3,91 +3,26 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
+#include <cstring>
 #include <memory>
 
 #include "core/error.h"
-#include "kernels/cpu/kernel_table.h"
+#include "kernels/attention_core.h"
 #include "kernels/threads.h"
 
 namespace tessera::kernels {
 
 namespace {
 
-/// The keys of one segment: ancestors from the root down, then itself.
-struct KeyRanges {
-  std::vector<int64_t> starts, lengths;
-  int64_t keys = 0;
-};
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
 
-struct SegmentPlan {
-  std::vector<Segment> segments;
-  std::vector<KeyRanges> ranges;
-  std::vector<std::vector<int64_t>> families;  // segments that share a root: they write to the same keys' gradients
-};
-
-std::shared_ptr<SegmentPlan> plan_segments(const std::vector<Segment>& segments, int64_t tokens) {
-  auto plan = std::make_shared<SegmentPlan>();
-  plan->segments = segments;
-  std::vector<int64_t> family(segments.size());
-  for (size_t i = 0; i < segments.size(); ++i) {
-    const Segment& s = segments[i];
-    TESSERA_CHECK(s.parent < static_cast<int64_t>(i) && s.start >= 0 && s.start + s.length <= tokens, "segment ", i);
-    KeyRanges ranges;
-    if (s.parent >= 0) {
-      ranges = plan->ranges[static_cast<size_t>(s.parent)];
-      family[i] = family[static_cast<size_t>(s.parent)];
-    } else {
-      family[i] = static_cast<int64_t>(plan->families.size());
-      plan->families.emplace_back();
-    }
-    ranges.starts.push_back(s.start);
-    ranges.lengths.push_back(s.length);
-    ranges.keys += s.length;
-    plan->ranges.push_back(std::move(ranges));
-    plan->families[static_cast<size_t>(family[i])].push_back(static_cast<int64_t>(i));
-  }
-  return plan;
+HeadLayout layout_of(const AttentionShape& s) {
+  return {s.heads, s.key_value_heads, s.head_dim, 0, s.head_dim, s.head_dim, s.head_dim, s.scale};
 }
 
-AttentionTask make_task(const at::Tensor& qkv, const AttentionShape& shape, const SegmentPlan& plan, int64_t segment,
-                        int64_t kv_head, const at::Tensor& out, const at::Tensor& lse) {
-  const Segment& s = plan.segments[static_cast<size_t>(segment)];
-  const KeyRanges& ranges = plan.ranges[static_cast<size_t>(segment)];
-  const int64_t group = shape.heads / shape.key_value_heads, e = shape.head_dim;
-  float* base = qkv.data_ptr<float>();
-  AttentionTask task{};
-  task.q = base + s.start * shape.row() + kv_head * group * e;
-  task.k = base + (shape.heads + kv_head) * e;
-  task.v = base + (shape.heads + shape.key_value_heads + kv_head) * e;
-  task.token_stride = shape.row();
-  task.head_dim = e;
-  task.group = group;
-  task.range_start = ranges.starts.data();
-  task.range_length = ranges.lengths.data();
-  task.num_ranges = static_cast<int64_t>(ranges.starts.size());
-  task.num_queries = s.length;
-  task.scale = shape.scale;
-  task.out_stride = shape.heads * e;
-  task.out = out.data_ptr<float>() + s.start * task.out_stride + kv_head * group * e;
-  if (lse.defined()) {
-    task.lse_stride = lse.size(1);
-    task.lse = lse.data_ptr<float>() + kv_head * group * task.lse_stride + s.start;
-  }
-  return task;
-}
-
-/// Runs body(family, key/value head) over all pairs; each thread brings scratch for the longest segment.
-template <typename Body>
-void for_each_family(const SegmentPlan& plan, const AttentionShape& shape, const Body& body) {
-  int64_t longest = 0;
-  for (const auto& ranges : plan.ranges) longest = std::max(longest, ranges.keys);
-  const int64_t floats = attention_scratch_floats(longest, shape.head_dim);
-  const int64_t tasks = static_cast<int64_t>(plan.families.size()) * shape.key_value_heads;
-  for_each_task(tasks, [&](int64_t task) {
-    static thread_local std::vector<float> scratch;
-    if (static_cast<int64_t>(scratch.size()) < floats) scratch.resize(static_cast<size_t>(floats));
-    body(plan.families[static_cast<size_t>(task / shape.key_value_heads)], task % shape.key_value_heads, scratch.data());
-  });
+Operands operands_of(const at::Tensor& qkv, const AttentionShape& s) {
+  return {row_view(qkv), row_view(qkv, s.heads * s.head_dim), {}, row_view(qkv, (s.heads + s.key_value_heads) * s.head_dim)};
 }
 
 // What one attention call keeps besides tensors, between forward and backward.
@@ -95,48 +30,80 @@ struct AttentionState : torch::CustomClassHolder {
   AttentionShape shape;
   std::shared_ptr<SegmentPlan> plan;
   RopeTable rope;
+  const HeadNorms* norms = nullptr;
 };
 
+at::Tensor normalized_and_rotated(const at::Tensor& qkv, const at::Tensor& positions, const AttentionState& state) {
+  at::Tensor ready = qkv;
+  if (state.norms != nullptr) {
+    ready = qkv.clone();
+    normalize_heads(ready, state.shape, *state.norms);
+  }
+  rotate(ready, state.shape, positions, state.rope);
+  return ready;
+}
+
+/// Turns the gradient of normalised heads into that of the heads x, in place; adds to the weight's gradient.
+void head_norm_backward(const at::Tensor& gradient, const at::Tensor& x, int64_t first_column, int64_t heads, int64_t dim,
+                        const ParameterPtr& weight, float eps) {
+  const RowView d = row_view(gradient, first_column), rows = row_view(x, first_column);
+  const float* w = weight->value.const_data_ptr<float>();
+  at::Tensor partial = at::zeros({at::get_num_threads(), dim}, x.options());  // one sum a thread, added up in order
+  for_each_chunk(x.size(0), 16, [&](int64_t chunk, int64_t begin, int64_t end) {
+    std::vector<float> rstd(static_cast<size_t>(heads)), y(static_cast<size_t>(heads * dim)), dx(y.size());
+    for (int64_t t = begin; t < end; ++t) {
+      kernel_table().rms_norm(rows.row(t), nullptr, w, eps, heads, dim, nullptr, y.data(), rstd.data());
+      kernel_table().rms_norm_backward(d.row(t), rows.row(t), w, rstd.data(), heads, dim, false, dx.data(),
+                                       partial.data_ptr<float>() + chunk * dim);
+      std::memcpy(d.row(t), dx.data(), dx.size() * sizeof(float));
+    }
+  });
+  if (!weight->trainable()) return;
+  for (int64_t i = 0; i < partial.size(0); ++i) weight->gradient.add_(partial[i]);
+  weight->gradient_added();
+}
+
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& positions,
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& positions,
                             const c10::intrusive_ptr<AttentionState>& state) {
     const AttentionShape& shape = state->shape;
-    rotate(qkv, shape, positions, state->rope);
+    const at::Tensor ready = normalized_and_rotated(qkv, positions, *state);
     at::Tensor out = at::empty({qkv.size(0), shape.heads * shape.head_dim}, qkv.options());
     at::Tensor lse = at::empty({shape.heads, qkv.size(0)}, qkv.options());
-    for_each_family(*state->plan, shape, [&](const auto& family, int64_t kv_head, float* scratch) {
-      for (int64_t segment : family)
-        kernel_table().attention(make_task(qkv, shape, *state->plan, segment, kv_head, out, lse), scratch);
-    });
+    attend(layout_of(shape), operands_of(ready, shape), *state->plan, out, lse);
     ctx->save_for_backward({qkv, positions, out, lse});
     ctx->saved_data["state"] = c10::IValue::make_capsule(state);
     return out;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list gradients) {
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     const auto saved = ctx->get_saved_variables();
     const auto state = c10::static_intrusive_pointer_cast<AttentionState>(ctx->saved_data["state"].toCapsule());
     const AttentionShape& shape = state->shape;
     const at::Tensor &qkv = saved[0], &positions = saved[1], &out = saved[2], &lse = saved[3];
-    const at::Tensor d_out = gradients[0].contiguous();
+    const at::Tensor ready = state->norms == nullptr ? qkv : normalized_and_rotated(qkv, positions, *state);
     at::Tensor d_qkv = at::zeros_like(qkv);
-    const ptrdiff_t to_gradient = d_qkv.data_ptr<float>() - qkv.data_ptr<float>();
-    const ptrdiff_t to_d_out = d_out.data_ptr<float>() - out.data_ptr<float>();
-    for_each_family(*state->plan, shape, [&](const auto& family, int64_t kv_head, float* scratch) {
-      for (int64_t segment : family) {
-        AttentionTask task = make_task(qkv, shape, *state->plan, segment, kv_head, out, lse);
-        task.d_out = task.out + to_d_out;
-        task.d_q = const_cast<float*>(task.q) + to_gradient;
-        task.d_k = const_cast<float*>(task.k) + to_gradient;
-        task.d_v = const_cast<float*>(task.v) + to_gradient;
-        kernel_table().attention_backward(task, scratch);
-      }
-    });
+    attend_backward(layout_of(shape), operands_of(ready, shape), *state->plan, out, lse, gradients[0].contiguous(),
+                    operands_of(d_qkv, shape));
     rotate(d_qkv, shape, positions, state->rope, true);
+    if (const HeadNorms* norms = state->norms) {
+      head_norm_backward(d_qkv, qkv, 0, shape.heads, shape.head_dim, norms->query, norms->eps);
+      head_norm_backward(d_qkv, qkv, shape.heads * shape.head_dim, shape.key_value_heads, shape.head_dim, norms->key, norms->eps);
+    }
     return {d_qkv, at::Tensor(), at::Tensor()};
   }
 };
+
+at::Tensor apply(const at::Tensor& qkv, const AttentionShape& shape, const std::vector<Segment>& segments,
+                 const at::Tensor& positions, const RopeTable& rope, const HeadNorms* norms) {
+  TESSERA_CHECK(qkv.dim() == 2 && qkv.is_contiguous() && qkv.size(1) == shape.row(), "attention over ", qkv.sizes());
+  auto state = c10::make_intrusive<AttentionState>();
+  state->shape = shape;
+  state->plan = plan_segments(segments, qkv.size(0));
+  state->rope = rope;
+  state->norms = norms;
+  return AttentionFunction::apply(qkv, positions, state);
+}
 
 }  // namespace
 
@@ -157,23 +124,56 @@ RopeTable make_rope_table(const std::vector<double>& inverse_frequencies, int64_
 
 void rotate(const at::Tensor& qkv, const AttentionShape& shape, const at::Tensor& positions, const RopeTable& rope,
             bool inverse) {
-  float* base = qkv.data_ptr<float>();
-  const int32_t* position = positions.const_data_ptr<int32_t>();
-  const float *cos = rope.cos.const_data_ptr<float>(), *sin = rope.sin.const_data_ptr<float>();
+  rotate_heads(row_view(qkv), qkv.size(0), shape.heads + shape.key_value_heads, shape.head_dim, shape.head_dim,
+               RopePairs::kHalves, positions, rope, inverse);
+}
+
+void normalize_heads(const at::Tensor& qkv, const AttentionShape& shape, const HeadNorms& norms) {
+  const RowView rows = row_view(qkv);
+  const float *query = norms.query->value.const_data_ptr<float>(), *key = norms.key->value.const_data_ptr<float>();
+  const auto normalize = [&](float* x, const float* w, int64_t heads) {
+    kernel_table().rms_norm(x, nullptr, w, norms.eps, heads, shape.head_dim, nullptr, x, nullptr);
+  };
   for_each_chunk(qkv.size(0), 16, [&](int64_t, int64_t begin, int64_t end) {
-    kernel_table().rope(base + begin * shape.row(), shape.row(), end - begin, shape.heads + shape.key_value_heads,
-                        shape.head_dim, position + begin, cos, sin, inverse ? -1.0f : 1.0f);
+    for (int64_t t = begin; t < end; ++t) {
+      normalize(rows.row(t), query, shape.heads);
+      normalize(rows.row(t) + shape.heads * shape.head_dim, key, shape.key_value_heads);
+    }
   });
 }
 
 at::Tensor attention(const at::Tensor& qkv, const AttentionShape& shape, const std::vector<Segment>& segments,
                      const at::Tensor& positions, const RopeTable& rope) {
-  TESSERA_CHECK(qkv.dim() == 2 && qkv.is_contiguous() && qkv.size(1) == shape.row(), "attention over ", qkv.sizes());
-  auto state = c10::make_intrusive<AttentionState>();
-  state->shape = shape;
-  state->plan = plan_segments(segments, qkv.size(0));
-  state->rope = rope;
-  return AttentionFunction::apply(qkv, positions, state);
+  return apply(qkv, shape, segments, positions, rope, nullptr);
+}
+
+at::Tensor attention(const at::Tensor& qkv, const AttentionShape& shape, const std::vector<Segment>& segments,
+                     const at::Tensor& positions, const RopeTable& rope, const HeadNorms& norms) {
+  return apply(qkv, shape, segments, positions, rope, &norms);
+}
+
+at::Tensor attention_decode(const at::Tensor& q, const AttentionShape& shape, int64_t value_dim, const CachedRows& cached) {
+  const auto count = static_cast<int64_t>(cached.lengths.size());
+  const int64_t heads = shape.heads, kv_heads = shape.key_value_heads, group = heads / kv_heads;
+  TESSERA_CHECK(q.is_contiguous() && q.numel() == count * heads * shape.head_dim, "attention_decode of ", q.sizes());
+  at::Tensor out = at::empty({count, heads * value_dim}, q.options());
+  const float* queries = q.const_data_ptr<float>();
+  float* result = out.data_ptr<float>();
+  // Few tokens with one key head: each thread takes some of the query heads.
+  const int64_t parts = std::clamp<int64_t>(at::get_num_threads() / std::max<int64_t>(1, count * kv_heads), 1, group);
+  for_each_task(count * kv_heads * parts, [&](int64_t task) {
+    static thread_local std::vector<float> scratch;
+    const int64_t part = task % parts, kv_head = task / parts % kv_heads, i = task / parts / kv_heads;
+    const int64_t first = group * part / parts, heads_here = group * (part + 1) / parts - first;
+    const int64_t head = kv_head * group + first, keys = cached.lengths[static_cast<size_t>(i)];
+    const auto floats = static_cast<size_t>(attention_decode_scratch_floats(heads_here, keys));
+    if (scratch.size() < floats) scratch.resize(floats + 4096);
+    const float* row = cached.first_rows[static_cast<size_t>(i)];
+    kernel_table().attention_decode(queries + (i * heads + head) * shape.head_dim, heads_here, shape.head_dim,
+                                    row + kv_head * shape.head_dim, row + cached.values_begin + kv_head * value_dim, value_dim,
+                                    cached.stride, keys, shape.scale, result + (i * heads + head) * value_dim, scratch.data());
+  });
+  return out;
 }
 
 }  // namespace tessera::kernels

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/segment.h"
+#include "kernels/parameter.h"
 
 namespace tessera::kernels {
 
@@ -23,6 +24,15 @@ struct RopeTable {
   at::Tensor cos, sin;
 };
 
+/// Which two components an angle rotates: i and i + E/2, or 2i and 2i + 1.
+enum class RopePairs { kHalves, kNeighbours };
+
+/// RMSNorm of each query head and each key head in front of the rotation; weights [E].
+struct HeadNorms {
+  ParameterPtr query, key;
+  float eps = 1e-6f;
+};
+
 /// Table for positions [0, count) from inverse frequencies [E/2]; cos and sin are multiplied by `attention_factor`.
 RopeTable make_rope_table(const std::vector<double>& inverse_frequencies, int64_t count, double attention_factor = 1.0);
 
@@ -31,8 +41,27 @@ RopeTable make_rope_table(const std::vector<double>& inverse_frequencies, int64_
 at::Tensor attention(const at::Tensor& qkv, const AttentionShape& shape, const std::vector<Segment>& segments,
                      const at::Tensor& positions, const RopeTable& rope);
 
+/// The same with normalised heads. qkv is kept for the backward pass, unchanged. `norms` must outlive it.
+at::Tensor attention(const at::Tensor& qkv, const AttentionShape& shape, const std::vector<Segment>& segments,
+                     const at::Tensor& positions, const RopeTable& rope, const HeadNorms& norms);
+
 /// Rotates the query and key heads of qkv in place.
 void rotate(const at::Tensor& qkv, const AttentionShape& shape, const at::Tensor& positions, const RopeTable& rope,
             bool inverse = false);
+
+/// Normalises the query and key heads of qkv in place, without autograd.
+void normalize_heads(const at::Tensor& qkv, const AttentionShape& shape, const HeadNorms& norms);
+
+/// Keys and values of one sequence for each query token: `lengths` rows, `stride` floats apart. In a row the keys of all
+/// key/value heads come first; the values begin at `values_begin`.
+struct CachedRows {
+  std::vector<const float*> first_rows;
+  std::vector<int64_t> lengths;
+  int64_t stride = 0, values_begin = 0;
+};
+
+/// Single query tokens over cached rows, without autograd. q: [N, H, qk_dim], contiguous; shape.head_dim is qk_dim.
+/// Returns [N, H * value_dim].
+at::Tensor attention_decode(const at::Tensor& q, const AttentionShape& shape, int64_t value_dim, const CachedRows& cached);
 
 }  // namespace tessera::kernels

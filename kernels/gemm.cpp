@@ -1,7 +1,9 @@
 #include "kernels/gemm.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 
 #include "core/error.h"
 #include "kernels/cpu/onednn_gemm.h"
@@ -51,6 +53,20 @@ void gemm(const at::Tensor& a, Transpose transpose_a, const at::Tensor& b, Trans
   } else {
     at::addmm_out(c, c, ta ? a.t() : a, tb ? b.t() : b, beta, alpha);
   }
+}
+
+void gemm(GemmSize size, const float* a, int64_t lda, Transpose transpose_a, const float* b, int64_t ldb, Transpose transpose_b,
+          float* c, int64_t ldc, float beta) {
+  const auto [m, n, k] = size;
+  const bool ta = transpose_a == Transpose::kYes, tb = transpose_b == Transpose::kYes;
+  if (use_onednn()) return onednn_gemm(ta, tb, m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc);
+  at::NoGradGuard no_grad;  // grad mode is per thread
+  const auto matrix = [](const float* data, int64_t rows, int64_t columns, int64_t ld) {
+    return at::from_blob(const_cast<float*>(data), {rows, columns}, {ld, 1}, at::kFloat);
+  };
+  const at::Tensor ma = ta ? matrix(a, k, m, lda).t() : matrix(a, m, k, lda), mb = tb ? matrix(b, n, k, ldb).t() : matrix(b, k, n, ldb);
+  at::Tensor mc = matrix(c, m, n, ldc);
+  at::addmm_out(mc, mc, ma, mb, beta, 1.0);
 }
 
 at::Tensor product_with_transposed(const at::Tensor& x, const at::Tensor& w) {

@@ -12,6 +12,14 @@ enum class Transpose { kNo, kYes };
 void gemm(const at::Tensor& a, Transpose transpose_a, const at::Tensor& b, Transpose transpose_b, at::Tensor c, double alpha = 1.0,
           double beta = 0.0);
 
+struct GemmSize {
+  int64_t m, n, k;
+};
+
+/// c = op(a) op(b) + beta * c on raw rows `ld*` floats apart. On the calling thread alone when that is one of at::parallel_for's.
+void gemm(GemmSize size, const float* a, int64_t lda, Transpose transpose_a, const float* b, int64_t ldb, Transpose transpose_b,
+          float* c, int64_t ldc, float beta);
+
 /// x w^T as a new tensor. x: [m, k], w: [n, k].
 at::Tensor product_with_transposed(const at::Tensor& x, const at::Tensor& w);
 

@@ -1,5 +1,7 @@
 #include "kernels/rms_norm.h"
 
+#include <torch/csrc/autograd/custom_function.h>
+
 #include "core/error.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/threads.h"
@@ -8,7 +10,27 @@ namespace tessera::kernels {
 
 namespace {
 constexpr int64_t kGrain = 16;
-}
+
+struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const at::Tensor& w,
+                            const Parameter* weight, double eps) {
+    at::Tensor rstd;
+    at::Tensor y = rms_norm(x, w, static_cast<float>(eps), &rstd);
+    ctx->save_for_backward({x, rstd});
+    ctx->saved_data["weight"] = reinterpret_cast<int64_t>(weight);
+    return y;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list gradients) {
+    const auto& weight = *reinterpret_cast<const Parameter*>(ctx->saved_data["weight"].toInt());
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor dx = rms_norm_backward(gradients[0].contiguous(), saved[0], weight.value, saved[1], weight.gradient);
+    if (weight.trainable()) weight.gradient_added();
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+}  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, float eps, at::Tensor* rstd) {
   TESSERA_CHECK(x.dim() == 2 && x.is_contiguous() && x.size(1) == w.numel(), "rms_norm of ", x.sizes());
@@ -47,6 +69,10 @@ at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at
     for (int64_t i = 0; i < partial.size(0); ++i) target.add_(partial[i]);
   }
   return dx;
+}
+
+at::Tensor rms_norm_layer(const at::Tensor& x, const ParameterPtr& weight, float eps) {
+  return RmsNormFunction::apply(x, weight->value, weight.get(), double{eps});
 }
 
 }  // namespace tessera::kernels

@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 struct Options {
-  std::string checkpoint, output, dtype = "auto";
+  std::string checkpoint, output, dtype = "auto", weights = "plain";
   bool merge_lora = false;
 };
 
@@ -35,11 +35,19 @@ fs::path checkpoint_folder(const fs::path& given) {
   throw ConfigError(given.string() + " is neither a checkpoint, nor a run with one, nor a model folder");
 }
 
-at::ScalarType parse_dtype(const std::string& name, at::ScalarType automatic) {
-  if (name == "auto") return automatic;
-  if (name == "float32") return at::kFloat;
-  if (name == "bfloat16") return at::kBFloat16;
-  throw ConfigError("--dtype " + name + " is not known; use auto, float32 or bfloat16");
+/// What the options ask for; `automatic` is the dtype, and `like` the folder to be like, of --dtype auto.
+model::WeightFormat parse_format(const Options& options, at::ScalarType automatic, const fs::path& like) {
+  model::WeightFormat format;
+  format.fp8_blocks = options.weights == "fp8-blockwise";
+  if (options.dtype == "auto") {
+    format.dtype = format.fp8_blocks || automatic == at::kFloat8_e4m3fn ? at::kBFloat16 : automatic;
+    if (!format.fp8_blocks) format.like = like;
+  } else if (options.dtype == "bfloat16") {
+    format.dtype = at::kBFloat16;
+  } else if (options.dtype != "float32") {
+    throw ConfigError("--dtype " + options.dtype + " is not known; use auto, float32 or bfloat16");
+  }
+  return format;
 }
 
 at::ScalarType config_dtype(const json& config) {
@@ -58,16 +66,17 @@ std::optional<model::LoraConfig> lora_of(const json& state) {
   return lora;
 }
 
-void write_model(model::CausalLM& model, const fs::path& companions, const Options& options, at::ScalarType automatic) {
+void write_model(model::CausalLM& model, const fs::path& companions, const Options& options, at::ScalarType automatic,
+                 const fs::path& like = {}) {
   make_directories(options.output);
   model::copy_companions(companions, options.output);
-  model::save_weights(model, options.output, parse_dtype(options.dtype, automatic));
+  model::save_weights(model, options.output, parse_format(options, automatic, like));
 }
 
 void export_model_folder(const fs::path& folder, const Options& options) {
   const auto base = model::base_folder(folder);
   auto model = model::load_model(folder);
-  write_model(*model, base, options, model::stored_dtype(base));
+  write_model(*model, base, options, model::stored_dtype(base), base);
 }
 
 void export_checkpoint(const fs::path& folder, const Options& options) {
@@ -75,7 +84,9 @@ void export_checkpoint(const fs::path& folder, const Options& options) {
   const json& state = reader.manifest().state;
   const fs::path companions = fs::absolute(folder).parent_path().parent_path() / "model";
   const auto lora = lora_of(state);
-  model::CausalLM model(model::ModelConfig::load(companions));
+  model::ModelConfig config = model::ModelConfig::load(companions);
+  config.num_mtp_modules = state.value("mtp_modules", int64_t{0});
+  model::CausalLM model(std::move(config));
   const auto read_all = [&](const std::vector<model::NamedWeight>& weights) {
     for (const auto& weight : weights) reader.read("weight", weight.name, 0, weight.view().view({-1}));
   };
@@ -94,7 +105,7 @@ void export_checkpoint(const fs::path& folder, const Options& options) {
   read_all(model.adapter_weights());
   if (options.merge_lora) {
     model::merge_adapters(model);
-    write_model(model, companions, options, model::stored_dtype(base));
+    write_model(model, companions, options, model::stored_dtype(base), base);
   } else {
     make_directories(options.output);
     model::save_adapter(model, *lora, base.string(), options.output);
@@ -107,7 +118,9 @@ Command export_command(CLI::App& cli) {
   auto options = std::make_shared<Options>();
   cli.add_option("checkpoint", options->checkpoint, "a checkpoint, a run (its newest), or a model or PEFT folder")->required();
   cli.add_option("--output", options->output, "the folder to write")->required();
-  cli.add_option("--dtype", options->dtype, "auto (as the base model), float32 or bfloat16")->capture_default_str();
+  cli.add_option("--dtype", options->dtype, "auto (each tensor as in the base model), float32 or bfloat16")->capture_default_str();
+  cli.add_option("--weights", options->weights, "plain, or fp8-blockwise: FP8 projections with a scale for each 128 x 128 block")
+      ->capture_default_str()->check(CLI::IsMember({"plain", "fp8-blockwise"}));
   cli.add_flag("--merge-lora", options->merge_lora, "write the whole model with the adapter merged in");
   return [options](App& app) {
     if (!app.first()) return;

@@ -28,6 +28,7 @@ Command generate_command(CLI::App& cli) {
     inference::SamplingConfig sampling;
     int64_t batch = 32;
     bool plain_content = false;
+    bool no_draft = false;
   };
   auto options = std::make_shared<Options>();
   cli.add_option("--model", options->model, "Hugging Face or PEFT folder")->required();
@@ -36,6 +37,7 @@ Command generate_command(CLI::App& cli) {
   cli.add_option("--output", options->output, "JSONL with tokens, text and finish_reason; standard output if left out");
   cli.add_flag("--plain-content", options->plain_content, "special tokens inside of messages are text");
   add_sampling_options(cli, options->sampling, options->batch);
+  cli.add_flag("--no-draft", options->no_draft, "without drafts by the model's MTP module; the text is the same");
   return [options](App& app) {
     options->sampling.validate();
     if (!data::is_valid_utf8(options->prompt)) throw ConfigError("--prompt is not UTF-8");
@@ -54,7 +56,7 @@ Command generate_command(CLI::App& cli) {
       lines.push_back({line, "--prompt"});
     }
     options->sampling.stop_ids = stop_ids(loaded);
-    inference::Engine engine(*loaded.model, options->batch);
+    inference::Engine engine(*loaded.model, options->batch, !options->no_draft);
     const auto results = share_out(app, static_cast<int64_t>(lines.size()), [&](int64_t begin, int64_t end) {
       std::vector<std::vector<int32_t>> prompts;
       for (int64_t i = begin; i < end; ++i)
@@ -65,6 +67,7 @@ Command generate_command(CLI::App& cli) {
                                                [&](int64_t done) { progress.update(done); });
       progress.finish();
       report_speed(completions, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      if (engine.drafts().made > 0) log::info("drafts: ", engine.drafts().made, ", accepted ", engine.drafts().accepted);
       std::vector<std::string> texts;
       for (const auto& c : completions)
         texts.push_back(data::Json{{"tokens", c.tokens}, {"text", loaded.tokenizer.decode(c.tokens)}, {"finish_reason", c.finish_reason}}.dump());

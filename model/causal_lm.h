@@ -1,8 +1,9 @@
-// The causal language model of the Llama family: embedding, blocks of attention and SwiGLU MLP, final norm, head.
-// Weights that share an input are stacked in memory (q, k, v; gate, up); each stack lists the Hugging Face tensors it is
-// made of, and reading, writing, adapters and checkpoints all go through that list.
+// The causal language model: embedding, blocks of attention and feed-forward, final norm, head; behind them, where the
+// model has them, modules that predict further tokens. Weights that share an input are stacked in memory (q, k, v; gate, up;
+// all experts); each stack lists the Hugging Face tensors it is made of, and reading, writing, adapters and checkpoints all
+// go through that list.
 //
-// Legend: T tokens, D hidden_size, H/K query and key/value heads, E head_dim, F intermediate_size, V vocabulary.
+// Legend: T tokens, S sequences, D hidden_size, V vocabulary.
 #pragma once
 
 #include <memory>
@@ -12,39 +13,12 @@
 #include "core/segment.h"
 #include "kernels/attention.h"
 #include "kernels/cross_entropy.h"
-#include "kernels/linear.h"
+#include "model/block.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
+#include "model/mtp.h"
 
 namespace tessera::model {
-
-/// A Hugging Face tensor: rows [row_begin, row_begin + shape[0]) of a parameter.
-struct NamedWeight {
-  std::string name;
-  kernels::ParameterPtr parameter;
-  int64_t row_begin = 0;
-  std::vector<int64_t> shape;
-
-  [[nodiscard]] at::Tensor view() const { return parameter->value.detach().narrow(0, row_begin, shape[0]); }
-  /// Offset of the first element within the parameter.
-  [[nodiscard]] int64_t offset() const;
-  [[nodiscard]] int64_t numel() const;
-};
-
-/// One Hugging Face linear within a stack.
-struct StackPart {
-  std::string name;  // "self_attn.q_proj"
-  int64_t out_begin = 0, out_end = 0;
-};
-
-struct LinearLayer {
-  kernels::LinearSpec spec;
-  std::vector<StackPart> parts;
-};
-
-struct Block {
-  LinearLayer qkv, attention_out, gate_up, down;
-};
 
 class CausalLM final {
  public:
@@ -54,29 +28,47 @@ class CausalLM final {
   [[nodiscard]] const ModelConfig& config() const { return config_; }
 
   /// tokens, positions: [T] int32. Returns the residual stream before the final norm [T, D].
-  at::Tensor hidden_states(const at::Tensor& tokens, const at::Tensor& positions, const std::vector<Segment>& segments);
+  at::Tensor hidden_states(const at::Tensor& tokens, const at::Tensor& positions, const std::vector<Segment>& segments,
+                           const moe::RoutingTerms& routing = {});
   /// Loss and log-probabilities of the targets from hidden_states' result.
-  kernels::CrossEntropy loss(const at::Tensor& hidden, const kernels::Targets& targets) const;
+  [[nodiscard]] kernels::CrossEntropy loss(const at::Tensor& hidden, const kernels::Targets& targets) const;
+  /// Losses of the MTP modules, one for each of `modules`, from hidden_states' result.
+  std::vector<kernels::CrossEntropy> mtp_losses(const at::Tensor& hidden, std::vector<MtpRows>& modules, const moe::RoutingTerms& routing);
 
+  /// A cache of `slots` sequences, with room for the first MTP module if it drafts.
+  [[nodiscard]] KvCache make_cache(int64_t slots, bool drafts = false) const;
   /// Fills `cache` slots with prompts laid end to end, one a segment, and returns the logits [S, V] of each last token.
+  /// `states`, if given, receives the normed states of all tokens [T, D].
   at::Tensor prefill(const at::Tensor& tokens, const at::Tensor& positions, const std::vector<Segment>& segments,
-                     const std::vector<int64_t>& slots, KvCache& cache);
-  /// One token for each slot, appended to the cache. Returns logits [S, V].
-  at::Tensor decode(const at::Tensor& tokens, const std::vector<int64_t>& slots, KvCache& cache);
+                     const std::vector<int64_t>& slots, KvCache& cache, at::Tensor* states = nullptr);
+  /// One token for each slot, appended to the cache. A slot that is named several times gets several tokens, in order.
+  /// Returns logits [S, V].
+  at::Tensor decode(const at::Tensor& tokens, const std::vector<int64_t>& slots, KvCache& cache, at::Tensor* states = nullptr);
+  /// The first MTP module over prompts: `next` [T] are the tokens behind those of prefill. Returns logits [S, V] of what
+  /// comes after each last one.
+  at::Tensor draft_prefill(const at::Tensor& next, const at::Tensor& states, const at::Tensor& positions,
+                           const std::vector<Segment>& segments, const std::vector<int64_t>& slots, KvCache& cache);
+  /// The same over single rows behind decode; returns the logits of the rows `last`.
+  at::Tensor draft_decode(DraftRows& rows, const at::Tensor& states, const std::vector<int64_t>& last, KvCache& cache);
 
-  /// All base weights in file order, then the adapters' (PEFT names).
+  /// All base weights, then nothing else; see stacks() for the other names of experts.
   [[nodiscard]] std::vector<NamedWeight> weights() const;
+  [[nodiscard]] std::vector<NamedWeight> stacks() const;
+  /// The adapters' weights (PEFT names).
   [[nodiscard]] std::vector<NamedWeight> adapter_weights() const;
-  /// Distinct parameters in the order of the forward pass, with how often a pass adds to each gradient.
+  /// Distinct parameters in the order of the forward pass, with how often a pass adds to each gradient at most. Those of
+  /// MTP modules only with `mtp`; buffers never.
   struct UsedParameter {
     kernels::ParameterPtr parameter;
     int uses = 1;
   };
-  [[nodiscard]] std::vector<UsedParameter> parameters() const;
+  [[nodiscard]] std::vector<UsedParameter> parameters(bool mtp = false) const;
+  /// Of all layers with experts, those of MTP modules only with `mtp`.
+  [[nodiscard]] std::vector<moe::Router*> routers(bool mtp = false) const;
 
-  std::vector<Block>& blocks() { return blocks_; }
-  [[nodiscard]] const std::vector<Block>& blocks() const { return blocks_; }
+  [[nodiscard]] const std::vector<std::unique_ptr<Block>>& blocks() const { return blocks_; }
   [[nodiscard]] const kernels::ParameterPtr& embedding() const { return embedding_; }
+  [[nodiscard]] const kernels::ParameterPtr& head() const { return head_.weight; }
 
   /// Normal weights of deviation initializer_range, norms 1, biases 0; the same for every layout.
   void initialize(uint64_t seed);
@@ -84,14 +76,17 @@ class CausalLM final {
  private:
   void ensure_positions(const at::Tensor& positions);
   [[nodiscard]] at::Tensor logits(const at::Tensor& hidden) const;
-  [[nodiscard]] std::vector<const LinearLayer*> linears() const;
+  /// Behind the final norm, differentiable.
+  [[nodiscard]] at::Tensor normed(const at::Tensor& hidden) const;
+  [[nodiscard]] std::vector<NamedWeight> main_weights() const;
+  [[nodiscard]] std::vector<NamedWeight> mtp_weights() const;
 
   ModelConfig config_;
-  kernels::AttentionShape shape_;
   kernels::RopeTable rope_;
   kernels::ParameterPtr embedding_;
-  std::vector<Block> blocks_;
+  std::vector<std::unique_ptr<Block>> blocks_;
   kernels::LinearSpec head_;  // with the final norm in front
+  std::vector<std::unique_ptr<MtpModule>> mtp_;
 };
 
 }  // namespace tessera::model

@@ -1,14 +1,16 @@
 #include "model/hf_folder.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
+#include <memory>
 #include <set>
 
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/log.h"
 #include "core/text.h"
+#include "model/fp8_blocks.h"
 
 namespace tessera::model {
 
@@ -32,37 +34,74 @@ std::string some_names(const std::vector<std::string>& names) {
   return text;
 }
 
-void fill(const NamedWeight& weight, const SafetensorsFile& file, const std::string& name) {
+std::string scale_name(const std::string& weight) { return weight + "_scale_inv"; }
+
+/// A tensor in float32 or as stored; FP8 is multiplied by its scales, whose name is added to `used`.
+at::Tensor read_tensor(const SafetensorsFolder& source, const std::string& name, const BlockQuantization& block, std::set<std::string>& used) {
+  const SafetensorsFile& file = *source.find(name);
   const at::Tensor stored = file.view(name);
-  if (stored.sizes() != at::IntArrayRef(weight.shape))
-    throw ConfigError(detail::concat(file.path().string(), ": tensor '", name, "' has shape ", stored.sizes(),
-                                     " where config.json makes it ", at::IntArrayRef(weight.shape)));
+  used.insert(name);
+  if (stored.scalar_type() == at::kFloat8_e4m3fn) {
+    const SafetensorsFile* scales = source.find(scale_name(name));
+    if (scales == nullptr || block.rows == 0 || stored.dim() != 2)
+      throw ConfigError(file.path().string() + ": tensor '" + name + "' is FP8; it needs two dimensions, '" + scale_name(name) +
+                        "' and quantization_config.weight_block_size in config.json");
+    used.insert(scale_name(name));
+    return dequantize({stored, scales->view(scale_name(name))}, block, name);
+  }
   if (!at::isFloatingType(stored.scalar_type()) || c10::elementSize(stored.scalar_type()) < 2)
-    throw ConfigError(file.path().string() + ": tensor '" + name + "' is of dtype " +
-                      c10::toString(stored.scalar_type()) + "; supported are F32, BF16 and F16");
-  weight.view().copy_(stored);
+    throw ConfigError(file.path().string() + ": tensor '" + name + "' is of dtype " + c10::toString(stored.scalar_type()) +
+                      "; supported are F32, BF16, F16 and FP8 in blocks");
+  return stored;
 }
 
-void load_into(const std::vector<NamedWeight>& weights, const SafetensorsFolder& source,
-               const std::filesystem::path& folder) {
-  std::set<std::string> used;
-  std::vector<std::string> missing, extra;
-  for (const auto& weight : weights) {
-    const SafetensorsFile* file = source.find(weight.name);
-    if (file == nullptr) {
-      missing.push_back(weight.name);
-      continue;
-    }
-    fill(weight, *file, weight.name);
-    used.insert(weight.name);
+/// Fills named weights from a folder and keeps account of its tensors.
+class Loader final {
+ public:
+  Loader(const SafetensorsFolder& source, const std::filesystem::path& folder, const BlockQuantization& block)
+      : source_(source), folder_(folder), block_(block) {}
+
+  bool fill_if_there(const NamedWeight& weight) {
+    const SafetensorsFile* file = source_.find(weight.name);
+    if (file == nullptr) return false;
+    if (file->view(weight.name).sizes() != at::IntArrayRef(weight.shape))
+      throw ConfigError(detail::concat(file->path().string(), ": tensor '", weight.name, "' has shape ", file->view(weight.name).sizes(),
+                                       " where config.json makes it ", at::IntArrayRef(weight.shape)));
+    weight.view().copy_(read_tensor(source_, weight.name, block_, used_));
+    return true;
   }
-  for (const auto& name : source.names())
-    if (used.count(name) == 0 && !is_ignored_buffer(name)) extra.push_back(name);
-  if (!missing.empty())
-    throw ConfigError(folder.string() + " lacks " + std::to_string(missing.size()) + " tensors that config.json asks for: " + some_names(missing));
-  if (!extra.empty())
-    throw ConfigError(folder.string() + " holds " + std::to_string(extra.size()) +
-                      " tensors that config.json has no place for: " + some_names(extra));
+
+  void fill(const NamedWeight& weight) {
+    if (!fill_if_there(weight)) missing_.push_back(weight.name);
+  }
+
+  /// A second copy of a weight that is already filled.
+  void check_copy(const std::string& name, const at::Tensor& original, const std::string& remedy) {
+    if (source_.find(name) == nullptr) return;
+    if (!read_tensor(source_, name, block_, used_).to(at::kFloat).equal(original))
+      throw ConfigError(folder_.string() + ": " + name + " differs from " + remedy);
+  }
+
+  void finish() const {
+    std::vector<std::string> extra;
+    for (const auto& name : source_.names())
+      if (used_.count(name) == 0 && !is_ignored_buffer(name)) extra.push_back(name);
+    if (!missing_.empty())
+      throw ConfigError(folder_.string() + " lacks " + std::to_string(missing_.size()) + " tensors that config.json asks for: " + some_names(missing_));
+    if (!extra.empty())
+      throw ConfigError(folder_.string() + " holds " + std::to_string(extra.size()) + " tensors that config.json has no place for: " + some_names(extra));
+  }
+
+ private:
+  const SafetensorsFolder& source_;
+  const std::filesystem::path& folder_;
+  BlockQuantization block_;
+  std::set<std::string> used_;
+  std::vector<std::string> missing_;
+};
+
+std::string mtp_prefix(const ModelConfig& config, int64_t module) {
+  return "model.layers." + std::to_string(config.num_hidden_layers + module) + ".";
 }
 
 json read_json(const std::filesystem::path& path) {
@@ -104,19 +143,34 @@ std::string dtype_text(at::ScalarType dtype) {
 
 }  // namespace
 
+ModelConfig load_config(const std::filesystem::path& folder) {
+  ModelConfig config = ModelConfig::load(folder);
+  const SafetensorsFolder source(folder, "model");
+  int64_t found = 0;
+  while (source.find(mtp_prefix(config, found) + "eh_proj.weight") != nullptr) ++found;
+  if (found < config.num_mtp_modules)
+    log::info(folder.string(), ": config.json has ", config.num_mtp_modules, " MTP modules, the files ", found);
+  config.num_mtp_modules = found;
+  return config;
+}
+
 void load_weights(CausalLM& model, const std::filesystem::path& folder) {
   const SafetensorsFolder source(folder, "model");
-  std::vector<NamedWeight> weights = model.weights();
-  if (model.config().tie_word_embeddings && source.find("lm_head.weight") != nullptr) {
-    // Some writers store the tied head too; it must then be the embedding.
-    const at::Tensor head = source.find("lm_head.weight")->view("lm_head.weight");
-    const SafetensorsFile* embedding = source.find("model.embed_tokens.weight");
-    if (embedding == nullptr || !head.equal(embedding->view("model.embed_tokens.weight")))
-      throw ConfigError(folder.string() + ": lm_head.weight differs from the embedding although tie_word_embeddings is true; "
-                        "set it to false in config.json");
-    weights.push_back({"lm_head.weight", model.embedding(), 0, head.sizes().vec()});
+  const ModelConfig& config = model.config();
+  Loader loader(source, folder, config.quantization);
+  std::set<const kernels::Parameter*> stacked;
+  for (const auto& stack : model.stacks())
+    if (loader.fill_if_there(stack)) stacked.insert(stack.parameter.get());
+  for (const auto& weight : model.weights())
+    if (stacked.count(weight.parameter.get()) == 0) loader.fill(weight);
+  const at::Tensor embedding = model.embedding()->value.detach(), head = model.head()->value.detach();
+  if (config.tie_word_embeddings)  // some writers store the tied head too; it must then be the embedding
+    loader.check_copy("lm_head.weight", embedding, "the embedding although tie_word_embeddings is true; set it to false in config.json");
+  for (int64_t m = 0; m < config.num_mtp_modules; ++m) {
+    loader.check_copy(mtp_prefix(config, m) + "embed_tokens.weight", embedding, "the main model's embedding, which MTP modules share");
+    loader.check_copy(mtp_prefix(config, m) + "shared_head.head.weight", head, "the main model's head, which MTP modules share");
   }
-  load_into(weights, source, folder);
+  loader.finish();
 }
 
 std::string hash_weights(const std::filesystem::path& folder) { return SafetensorsFolder(folder, "model").hash(); }
@@ -133,14 +187,66 @@ void copy_companions(const std::filesystem::path& from, const std::filesystem::p
     write_file_atomically(to / "chat_template.jinja", tokenizer["chat_template"].get<std::string>());
 }
 
-void save_weights(const CausalLM& model, const std::filesystem::path& folder, at::ScalarType dtype) {
-  json config = model.config().raw;
-  config.erase("torch_dtype");
-  config["dtype"] = dtype_text(dtype);
-  write_file_atomically(folder / "config.json", config.dump(2) + "\n");
-  std::vector<checkpoint::TensorToWrite> tensors;
-  for (const auto& weight : model.weights())
-    tensors.push_back({weight.name, dtype, weight.shape, [weight] { return weight.view(); }});
+namespace {
+
+using Tensors = std::vector<checkpoint::TensorToWrite>;
+
+/// The two tensors of an FP8 weight. They are made one after the other, and quantised once for each.
+void add_fp8(const NamedWeight& weight, const BlockQuantization& block, const at::Tensor& before, Tensors& tensors) {
+  const std::vector<int64_t> blocks = {(weight.shape[0] + block.rows - 1) / block.rows, (weight.shape[1] + block.columns - 1) / block.columns};
+  tensors.push_back({weight.name, at::kFloat8_e4m3fn, weight.shape, [=] { return quantize(weight.view(), block, before).values; }});
+  tensors.push_back({scale_name(weight.name), at::kFloat, blocks, [=] { return quantize(weight.view(), block, before).scales; }});
+}
+
+json config_to_write(const ModelConfig& config, const WeightFormat& format, bool fp8) {
+  json object = config.raw;
+  object.erase("torch_dtype");
+  object["dtype"] = dtype_text(format.dtype);
+  object.erase("quantization_config");
+  if (!fp8) return object;
+  const BlockQuantization block = format.fp8_blocks ? kFp8Block : config.quantization;
+  object["quantization_config"] = {{"quant_method", "fp8"}, {"fmt", "e4m3"}, {"activation_scheme", "dynamic"},
+                                   {"weight_block_size", {block.rows, block.columns}}};
+  return object;
+}
+
+/// Embedding and head, which published MTP modules hold once more.
+void add_mtp_copies(const CausalLM& model, const WeightFormat& format, const SafetensorsFolder* like, Tensors& tensors) {
+  for (int64_t m = 0; m < model.config().num_mtp_modules; ++m) {
+    const auto add = [&](const std::string& name, const kernels::ParameterPtr& parameter) {
+      const SafetensorsFile* file = like == nullptr ? nullptr : like->find(mtp_prefix(model.config(), m) + name);
+      if (like != nullptr && file == nullptr) return;
+      const at::ScalarType dtype = file == nullptr ? format.dtype : file->view(mtp_prefix(model.config(), m) + name).scalar_type();
+      tensors.push_back({mtp_prefix(model.config(), m) + name, dtype, parameter->value.sizes().vec(), [parameter] { return parameter->value.detach(); }});
+    };
+    add("embed_tokens.weight", model.embedding());
+    add("shared_head.head.weight", model.head());
+  }
+}
+
+}  // namespace
+
+void save_weights(const CausalLM& model, const std::filesystem::path& folder, const WeightFormat& format) {
+  std::unique_ptr<SafetensorsFolder> like;
+  if (!format.like.empty()) like = std::make_unique<SafetensorsFolder>(format.like, "model");
+  Tensors tensors;
+  bool fp8 = format.fp8_blocks;
+  for (const auto& weight : model.weights()) {
+    const SafetensorsFile* file = like == nullptr ? nullptr : like->find(weight.name);
+    at::ScalarType dtype = file == nullptr ? format.dtype : file->header().tensors.at(weight.name).dtype;
+    if (format.fp8_blocks && weight.projection) {
+      add_fp8(weight, kFp8Block, {}, tensors);
+    } else if (dtype == at::kFloat8_e4m3fn) {
+      const auto* scales = like->find(scale_name(weight.name));
+      add_fp8(weight, model.config().quantization, scales->view(scale_name(weight.name)), tensors);
+      fp8 = true;
+    } else {
+      if (weight.buffer && file == nullptr) dtype = at::kFloat;
+      tensors.push_back({weight.name, dtype, weight.shape, [weight] { return weight.view(); }});
+    }
+  }
+  add_mtp_copies(model, format, like.get(), tensors);
+  write_file_atomically(folder / "config.json", config_to_write(model.config(), format, fp8).dump(2) + "\n");
   checkpoint::write_safetensors_folder(folder, "model", tensors);
 }
 
@@ -183,11 +289,14 @@ std::filesystem::path base_folder(const std::filesystem::path& folder) {
 
 std::unique_ptr<CausalLM> load_model(const std::filesystem::path& folder) {
   const auto base = base_folder(folder);
-  auto model = std::make_unique<CausalLM>(ModelConfig::load(base));
+  auto model = std::make_unique<CausalLM>(load_config(base));
   load_weights(*model, base);
   if (is_adapter(folder)) {
     add_adapters(*model, read_adapter_config(folder), 0);
-    load_into(model->adapter_weights(), SafetensorsFolder(folder, "adapter_model"), folder);
+    const SafetensorsFolder source(folder, "adapter_model");
+    Loader loader(source, folder, {});
+    for (const auto& weight : model->adapter_weights()) loader.fill(weight);
+    loader.finish();
     merge_adapters(*model);
   }
   return model;

@@ -9,8 +9,13 @@
 
 namespace tessera::model {
 
-/// Fills every parameter of `model` from the folder's safetensors (float32, bfloat16 or float16, converted). Each tensor
-/// of the folder must be used exactly once and each parameter filled; otherwise ConfigError lists the names.
+/// The folder's config.json, with as many MTP modules as its files hold: many are published without.
+[[nodiscard]] ModelConfig load_config(const std::filesystem::path& folder);
+
+/// Fills every parameter of `model` from the folder's safetensors (float32, bfloat16, float16, or FP8 in blocks, converted;
+/// experts one by one or stacked). Each tensor of the folder must be used exactly once and each parameter filled; otherwise
+/// ConfigError lists the names. Rotary buffers of old files are passed over, and copies of embedding and head in MTP modules
+/// must be equal to the originals.
 void load_weights(CausalLM& model, const std::filesystem::path& folder);
 
 /// Content hash of the folder's weights, for checkpoints that store an adapter only.
@@ -19,8 +24,18 @@ void load_weights(CausalLM& model, const std::filesystem::path& folder);
 /// Copies what goes with the weights from folder to folder: config.json, generation_config.json, tokenizer, template.
 void copy_companions(const std::filesystem::path& from, const std::filesystem::path& to);
 
-/// Writes config.json and the weights in `dtype` into `folder`, beside companions already there.
-void save_weights(const CausalLM& model, const std::filesystem::path& folder, at::ScalarType dtype);
+/// In what weights are written. Correction biases are always float32.
+struct WeightFormat {
+  at::ScalarType dtype = at::kFloat;
+  bool fp8_blocks = false;          // projections in FP8 with scales, the rest in dtype
+  std::filesystem::path like = {};  // a model folder: each of its tensors as it is stored there, the others in dtype
+};
+
+/// Writes config.json and the weights into `folder`, beside companions already there.
+void save_weights(const CausalLM& model, const std::filesystem::path& folder, const WeightFormat& format);
+inline void save_weights(const CausalLM& model, const std::filesystem::path& folder, at::ScalarType dtype) {
+  save_weights(model, folder, WeightFormat{.dtype = dtype});
+}
 
 /// The dtype in which the folder stores its weights.
 [[nodiscard]] at::ScalarType stored_dtype(const std::filesystem::path& folder);

@@ -16,8 +16,14 @@ namespace {
 
 std::string last_name(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
-std::vector<LinearLayer*> layers_of(Block& block) {
-  return {&block.qkv, &block.attention_out, &block.gate_up, &block.down};
+/// PEFT adapts linears; routed experts are none in the files' newer form, and few adapters would be trained well.
+void refuse_experts(const CausalLM& model, const LoraConfig& config) {
+  if (!model.config().has_experts()) return;
+  const ExpertNames& names = model.config().expert_names;
+  for (const auto& target : config.target_modules)
+    if (target == names.gate || target == names.up || target == names.down)
+      throw ConfigError("model.lora.target_modules: '" + target + "' are the model's experts, which take no adapters; name layers of the "
+                        "attention, for instance o_proj");
 }
 
 /// Uniform in [-1/sqrt(in), 1/sqrt(in)]: what PEFT's kaiming_uniform_(a = sqrt(5)) amounts to.
@@ -43,10 +49,11 @@ void LoraConfig::validate() const {
 
 void add_adapters(CausalLM& model, const LoraConfig& config, uint64_t seed) {
   config.validate();
+  refuse_experts(model, config);
   std::set<std::string> known, wanted(config.target_modules.begin(), config.target_modules.end());
   uint64_t tensor = 0;
-  for (Block& block : model.blocks()) {
-    for (LinearLayer* layer : layers_of(block)) {
+  for (const auto& block : model.blocks()) {
+    for (LinearLayer* layer : block->linears()) {
       for (const auto& part : layer->parts) {
         known.insert(last_name(part.name));
         if (wanted.count(last_name(part.name)) == 0) continue;
@@ -70,8 +77,8 @@ void add_adapters(CausalLM& model, const LoraConfig& config, uint64_t seed) {
 }
 
 void merge_adapters(CausalLM& model) {
-  for (Block& block : model.blocks()) {
-    for (LinearLayer* layer : layers_of(block)) {
+  for (const auto& block : model.blocks()) {
+    for (LinearLayer* layer : block->linears()) {
       for (const auto& slice : layer->spec.adapters)
         layer->spec.weight->value.detach().slice(0, slice.out_begin, slice.out_end)
             .addmm_(slice.b->value, slice.a->value, 1.0, slice.scale);

@@ -14,7 +14,7 @@ namespace tessera::recipes {
 namespace {
 
 // Sections of the recipe language that this version reads no further than to say so.
-const std::set<std::string> kLaterSections = {"rl", "dpo", "distill", "moe", "mtp"};
+const std::set<std::string> kLaterSections = {"rl", "dpo", "distill"};
 
 /// Reads a struct from a map, and complains about keys nobody asked for.
 class Reader {

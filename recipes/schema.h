@@ -85,6 +85,18 @@ void describe(Visitor& v, trainer::StepConfig& c) {
 }
 
 template <typename Visitor>
+void describe(Visitor& v, trainer::MoeTrainingConfig& c) {
+  v.field("bias_update_rate", c.bias_update_rate);
+  v.field("sequence_balance_loss", c.sequence_balance_loss);
+  v.field("z_loss", c.z_loss);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, trainer::MtpTrainingConfig& c) {
+  v.field("loss_weight", c.loss_weight);
+}
+
+template <typename Visitor>
 void describe(Visitor& v, trainer::CheckpointConfig& c) {
   v.field("every", c.every);
   v.field("keep", c.keep);
@@ -119,6 +131,8 @@ void describe(Visitor& v, trainer::TrainerConfig& c) {
   v.section("optimizer", c.optimizer);
   v.section("lr_schedule", c.lr_schedule);
   v.section("train", c.train);
+  v.section("moe", c.moe);
+  v.section("mtp", c.mtp);
   v.section("checkpoint", c.checkpoint);
   v.section("evaluate", c.evaluate);
   v.section("log", c.log);

@@ -81,6 +81,14 @@ void StepConfig::validate() const {
   require_positive("train.max_nonfinite_steps", max_nonfinite_steps);
 }
 
+void MoeTrainingConfig::validate() const {
+  require_not_negative("moe.bias_update_rate", bias_update_rate);
+  require_not_negative("moe.sequence_balance_loss", sequence_balance_loss);
+  require_not_negative("moe.z_loss", z_loss);
+}
+
+void MtpTrainingConfig::validate() const { require_not_negative("mtp.loss_weight", loss_weight); }
+
 void CheckpointConfig::validate() const {
   require_not_negative("checkpoint.every", static_cast<double>(every));
   require_positive("checkpoint.keep", keep);
@@ -106,6 +114,12 @@ void TrainerConfig::validate() const {
   optimizer.validate();
   lr_schedule.validate();
   train.validate();
+  moe.validate();
+  mtp.validate();
+  if (model.lora) {
+    require(moe.bias_update_rate == 0, "moe.bias_update_rate must be 0 with model.lora: an adapter does not hold the routers' biases");
+    require(mtp.loss_weight == 0, "mtp.loss_weight must be 0 with model.lora: MTP modules take no adapters");
+  }
   checkpoint.validate();
   evaluate.validate();
   log.validate();

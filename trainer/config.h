@@ -64,6 +64,19 @@ struct StepConfig {
   void validate() const;
 };
 
+/// What moves routers besides the main loss: nothing, unless asked.
+struct MoeTrainingConfig {
+  double bias_update_rate = 0;       // the correction bias of each expert, each step
+  double sequence_balance_loss = 0;  // weight of the sequence-wise balance loss
+  double z_loss = 0;                 // weight of the squared log-sum-exp of the router's logits
+  void validate() const;
+};
+
+struct MtpTrainingConfig {
+  double loss_weight = 0;  // of the MTP modules' mean loss; 0 leaves them as they are
+  void validate() const;
+};
+
 struct CheckpointConfig {
   int64_t every = 50;
   int64_t keep = 2;
@@ -98,6 +111,8 @@ struct TrainerConfig {
   OptimizerConfig optimizer;
   LrScheduleConfig lr_schedule;
   StepConfig train;
+  MoeTrainingConfig moe;
+  MtpTrainingConfig mtp;
   CheckpointConfig checkpoint;
   EvaluateConfig evaluate;
   LogConfig log;

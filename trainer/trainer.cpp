@@ -122,7 +122,8 @@ void Trainer::load_model() {
   const auto busy = world_.announce("loading the model");
   const bool fresh = source.path.empty();
   model_ = std::make_unique<model::CausalLM>(fresh ? model::ModelConfig::from_json(source.config, "model.config")
-                                                   : model::ModelConfig::load(source.path));
+                                                   : model::load_config(source.path));
+  check_model();
   if (data_.tokenizer->vocab_size() > model_->config().vocab_size)
     throw ConfigError(detail::concat("the tokenizer has ", data_.tokenizer->vocab_size(), " tokens, the model's vocab_size is ",
                                      model_->config().vocab_size, "; use the tokenizer that belongs to the model"));
@@ -134,7 +135,7 @@ void Trainer::load_model() {
   if (source.lora) {
     for (const auto& weight : model_->adapter_weights()) trained.push_back({weight.parameter, 1});
   } else {
-    for (const auto& used : model_->parameters()) trained.push_back({used.parameter, used.uses});
+    for (const auto& used : model_->parameters(trains_mtp())) trained.push_back({used.parameter, used.uses});
   }
   buckets_ = std::make_unique<parallel::FlatBuckets>(trained, dp_);
   if (fresh) {
@@ -144,6 +145,7 @@ void Trainer::load_model() {
     if (source.lora) base_hash_ = parallel::broadcast_text(world_, world_.rank() == 0 ? model::hash_weights(source.path) : "");
   }
   optimizer_ = std::make_unique<AdamW>(*buckets_, config_.optimizer);
+  balancer_ = std::make_unique<moe::LoadBalancer>(model_->routers(trains_mtp()), config_.moe.bias_update_rate);
   if (world_.rank() == 0) {
     make_directories(run_.model());
     model::copy_companions(source.tokenizer_folder(), run_.model());
@@ -153,8 +155,26 @@ void Trainer::load_model() {
   log::info("model: ", buckets_->num_parameters(), " trained parameters; mesh ", mesh_.describe());
 }
 
-std::vector<model::NamedWeight> Trainer::trained_weights() const {
+void Trainer::check_model() const {
+  const bool wants_routers = config_.moe.bias_update_rate > 0 || config_.moe.sequence_balance_loss > 0 || config_.moe.z_loss > 0;
+  if (wants_routers && !model_->config().has_experts())
+    throw ConfigError("the moe section balances experts, and the model (" + model_->config().model_type + ") has none; set its keys to 0");
+  if (config_.moe.bias_update_rate > 0 && !model_->config().moe.correction_bias)
+    throw ConfigError("moe.bias_update_rate moves a bias that the routers of " + model_->config().model_type +
+                      " do not have; set it to 0, and moe.sequence_balance_loss instead");
+  if (trains_mtp() && model_->config().num_mtp_modules == 0)
+    throw ConfigError("mtp.loss_weight trains MTP modules, and the model has none; set it to 0");
+}
+
+std::vector<model::NamedWeight> Trainer::stored_weights() const {
   return config_.model.lora ? model_->adapter_weights() : model_->weights();
+}
+
+std::vector<model::NamedWeight> Trainer::stored_constants() const {
+  std::vector<model::NamedWeight> constants;
+  for (const auto& weight : stored_weights())
+    if (!weight.parameter->trainable()) constants.push_back(weight);
+  return constants;
 }
 
 int64_t Trainer::resume() {
@@ -162,7 +182,8 @@ int64_t Trainer::resume() {
   if (!found) return 0;
   check_resumable(found->manifest.state, options_.recipe_keys, data_.train->hash(), base_hash_, found->folder.string());
   checkpoint::CheckpointReader reader(found->folder, found->manifest);
-  optimizer_->load(trained_weights(), reader);
+  optimizer_->load(stored_weights(), reader);
+  for (const auto& weight : stored_constants()) reader.read("weight", weight.name, 0, weight.view().view({-1}));
   const json& state = found->manifest.state;
   updates_ = state.at("updates").get<int64_t>();
   skipped_total_ = state.at("skipped_steps").get<int64_t>();
@@ -176,54 +197,62 @@ Trainer::StepResult Trainer::train_step(data::StepBatch batch) {
   StepResult result;
   result.lr = config_.optimizer.lr * lr_factor(config_.lr_schedule, batch.step, config_.train.steps);
 
-  at::Tensor counts = at::tensor({batch.num_targets, batch.num_tokens}, at::kLong);
-  dp_.all_reduce(counts)->wait();
-  result.targets = counts[0].item<int64_t>();
-  result.tokens = counts[1].item<int64_t>();
+  const StepCounts counts = count_step(batch, trains_mtp() ? model_->config().num_mtp_modules : 0, dp_);
+  result.targets = counts.targets;
+  result.tokens = counts.tokens;
 
   buckets_->zero_gradients();
-  const double loss = forward_backward(batch, result.targets);
+  balancer_->begin_step();
+  const StepLoss loss = forward_backward(batch, counts);
   buckets_->finish_reduction();
+  result.loads = balancer_->collect(dp_);
 
-  // One exchange tells every rank the loss, the norm and whether any rank was asked to stop.
-  at::Tensor sums = at::tensor({loss, optimizer_->local_sum_of_squares(), options_.stop_requested() ? 1.0 : 0.0}, at::kDouble);
+  // One exchange tells every rank the losses, the norm and whether any rank was asked to stop.
+  at::Tensor sums = at::tensor({loss.cross_entropy, optimizer_->local_sum_of_squares(), options_.stop_requested() ? 1.0 : 0.0,
+                                loss.mtp, balancer_->balance_loss(), balancer_->z_loss()}, at::kDouble);
   dp_.all_reduce(sums)->wait();
-  result.loss = sums[0].item<double>();
-  result.grad_norm = std::sqrt(sums[1].item<double>());
-  result.stop = sums[2].item<double>() > 0;
-
-  if (std::isfinite(result.loss) && std::isfinite(result.grad_norm)) {
-    const double limit = config_.optimizer.grad_clip;
-    // The small constant is torch.nn.utils.clip_grad_norm_'s.
-    const double scale = limit > 0 ? std::min(1.0, limit / (result.grad_norm + 1e-6)) : 1.0;
-    optimizer_->step(result.lr, ++updates_, scale);
-    buckets_->gather_values();
-    skipped_in_a_row_ = 0;
-  } else {
-    result.skipped = true;
-    ++skipped_total_;
-    log::warn("step ", batch.step + 1, ": loss ", result.loss, ", gradient norm ", result.grad_norm, ": update skipped");
-    if (++skipped_in_a_row_ >= config_.train.max_nonfinite_steps)
-      throw Error(detail::concat(skipped_in_a_row_, " steps in a row had a loss or gradient that is not finite; lower "
-                                 "optimizer.lr, or look at the data of step ", batch.step + 1));
-  }
+  const double* sum = sums.const_data_ptr<double>();
+  result.loss = sum[0];
+  result.grad_norm = std::sqrt(sum[1]);
+  result.stop = sum[2] > 0;
+  result.mtp_loss = sum[3];
+  result.balance_loss = sum[4];
+  result.z_loss = sum[5];
+  update(batch, result);
   result.seconds = seconds_since(start);
   result.exposed_seconds = buckets_->exposed_seconds() - exposed_before;
   return result;
 }
 
-double Trainer::forward_backward(const data::StepBatch& batch, int64_t global_targets) {
-  double loss = 0;
-  const float weight = global_targets > 0 ? static_cast<float>(1.0 / static_cast<double>(global_targets)) : 0.0f;
+bool Trainer::StepResult::finite() const {
+  return std::isfinite(loss) && std::isfinite(grad_norm) && std::isfinite(mtp_loss + balance_loss + z_loss);
+}
+
+void Trainer::update(const data::StepBatch& batch, StepResult& result) {
+  if (result.finite()) {
+    const double limit = config_.optimizer.grad_clip;
+    // The small constant is torch.nn.utils.clip_grad_norm_'s.
+    const double scale = limit > 0 ? std::min(1.0, limit / (result.grad_norm + 1e-6)) : 1.0;
+    optimizer_->step(result.lr, ++updates_, scale);
+    buckets_->gather_values();
+    balancer_->update(result.loads);
+    skipped_in_a_row_ = 0;
+    return;
+  }
+  result.skipped = true;
+  ++skipped_total_;
+  log::warn("step ", batch.step + 1, ": loss ", result.loss, ", gradient norm ", result.grad_norm, ": update skipped");
+  if (++skipped_in_a_row_ >= config_.train.max_nonfinite_steps)
+    throw Error(detail::concat(skipped_in_a_row_, " steps in a row had a loss or gradient that is not finite; lower "
+                               "optimizer.lr, or look at the data of step ", batch.step + 1));
+}
+
+StepLoss Trainer::forward_backward(const data::StepBatch& batch, const StepCounts& counts) {
+  StepLoss loss;
+  const LossTerms terms = loss_terms(counts, config_.moe, config_.mtp, !balancer_->empty());
   for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
     if (i + 1 == batch.micro_batches.size()) buckets_->start_overlap();
-    const data::MicroBatch& micro = batch.micro_batches[i];
-    if (micro.targets.empty()) continue;
-    const ModelBatch tensors = to_model_batch(micro, weight);
-    const at::Tensor hidden = model_->hidden_states(tensors.tokens, tensors.positions, micro.segments);
-    const kernels::CrossEntropy ce = model_->loss(hidden, tensors.targets);
-    loss += ce.loss.item<double>();
-    ce.loss.backward();
+    run_micro_batch(*model_, batch.micro_batches[i], terms, loss);
   }
   return loss;
 }
@@ -247,8 +276,11 @@ double Trainer::evaluate() {
 void Trainer::save(int64_t step) {
   const json state = {{"updates", updates_}, {"skipped_steps", skipped_total_}, {"recipe", options_.recipe_keys},
                       {"data_hash", data_.train->hash()}, {"base_hash", base_hash_}, {"mesh", mesh_.describe()},
-                      {"base_model", config_.model.path}};
-  checkpoint::write_checkpoint(run_.checkpoints(), step, optimizer_->owned_ranges(trained_weights()), state, world_);
+                      {"base_model", config_.model.path}, {"mtp_modules", model_->config().num_mtp_modules}};
+  auto ranges = optimizer_->owned_ranges(stored_weights());
+  if (dp_.rank() == 0)
+    for (const auto& weight : stored_constants()) ranges.push_back({"weight", weight.name, 0, weight.view().view({-1})});
+  checkpoint::write_checkpoint(run_.checkpoints(), step, ranges, state, world_);
   if (world_.rank() == 0) checkpoint::apply_retention(run_.checkpoints(), config_.checkpoint.keep);
 }
 
@@ -259,8 +291,25 @@ void Trainer::report(int64_t step, const StepResult& r, double validation_loss) 
                   {"tokens_per_second", static_cast<double>(r.tokens) / r.seconds},
                   {"exposed_communication_seconds", r.exposed_seconds}};
   if (r.skipped) metrics["skipped"] = true;
+  if (trains_mtp()) metrics["mtp_loss"] = r.mtp_loss;
+  if (!r.loads.empty()) add_moe_metrics(r, metrics);
   if (!std::isnan(validation_loss)) metrics["validation_loss"] = validation_loss;
   run_.write_metrics(metrics);
+}
+
+void Trainer::add_moe_metrics(const StepResult& r, json& metrics) const {
+  if (config_.moe.sequence_balance_loss > 0) metrics["balance_loss"] = r.balance_loss;
+  if (config_.moe.z_loss > 0) metrics["z_loss"] = r.z_loss;
+  double violation = 0, entropy = 1;
+  json layers = json::array();
+  for (const moe::LayerLoad& load : r.loads) {
+    violation = std::max(violation, load.max_violation());
+    entropy = std::min(entropy, load.entropy());
+    layers.push_back({{"max_violation", load.max_violation()}, {"entropy", load.entropy()}, {"counts", load.counts}});
+  }
+  metrics["moe_max_violation"] = violation;
+  metrics["moe_entropy"] = entropy;
+  metrics["moe_layers"] = layers;
 }
 
 }  // namespace tessera::trainer

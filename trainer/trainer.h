@@ -9,10 +9,12 @@
 
 #include "data/loader.h"
 #include "model/causal_lm.h"
+#include "moe/load_balancer.h"
 #include "parallel/flat_buckets.h"
 #include "parallel/mesh.h"
 #include "trainer/config.h"
 #include "trainer/datasets.h"
+#include "trainer/loss_terms.h"
 #include "trainer/optimizer.h"
 #include "trainer/run_folder.h"
 
@@ -42,19 +44,32 @@ class Trainer final {
  private:
   struct StepResult {
     double loss = 0, grad_norm = 0, lr = 0, seconds = 0, exposed_seconds = 0;
+    double mtp_loss = 0, balance_loss = 0, z_loss = 0;  // weights included
     int64_t tokens = 0, targets = 0;
     bool skipped = false, stop = false;
+    std::vector<moe::LayerLoad> loads;  // of each layer with experts
+
+    /// Whether the update can be made.
+    [[nodiscard]] bool finite() const;
   };
 
   void load_data();
   void load_model();
   int64_t resume();
   StepResult train_step(data::StepBatch batch);
-  double forward_backward(const data::StepBatch& batch, int64_t global_targets);
+  StepLoss forward_backward(const data::StepBatch& batch, const StepCounts& counts);
+  void update(const data::StepBatch& batch, StepResult& result);
   double evaluate();
   void save(int64_t step);
   void report(int64_t step, const StepResult& result, double validation_loss);
-  [[nodiscard]] std::vector<model::NamedWeight> trained_weights() const;
+  void add_moe_metrics(const StepResult& result, nlohmann::json& metrics) const;
+  /// Throws ConfigError where the recipe wants to train what the model does not have.
+  void check_model() const;
+  /// What a checkpoint of this run holds.
+  [[nodiscard]] std::vector<model::NamedWeight> stored_weights() const;
+  /// Of those, what no optimizer moves: correction biases, MTP modules that are not trained.
+  [[nodiscard]] std::vector<model::NamedWeight> stored_constants() const;
+  [[nodiscard]] bool trains_mtp() const { return config_.mtp.loss_weight > 0; }
   [[nodiscard]] bool has_validation() const { return data_.validation != nullptr; }
 
   TrainerConfig config_;
@@ -67,6 +82,7 @@ class Trainer final {
   std::unique_ptr<model::CausalLM> model_;
   std::unique_ptr<parallel::FlatBuckets> buckets_;
   std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<moe::LoadBalancer> balancer_;
   std::string base_hash_;
   int64_t updates_ = 0;       // optimizer updates made: steps less the skipped ones
   int64_t skipped_in_a_row_ = 0, skipped_total_ = 0;

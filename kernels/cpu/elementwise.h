@@ -75,29 +75,56 @@ inline void rms_norm_backward(const float* dy, const float* x, const float* w, c
   }
 }
 
-inline void rope(float* x, int64_t row_stride, int64_t rows, int64_t heads, int64_t head_dim, const int32_t* positions,
-                 const float* cos, const float* sin, float sign) {
-  const int64_t half = head_dim / 2;
+inline void rotate_halves(float* a, float* b, const float* c, const float* s, float sign, int64_t half) {
+  for_each_vector(half,
+                  [&](int64_t i) {
+                    const Vec u = load(a + i), v = load(b + i), ci = load(c + i), si = load(s + i) * sign;
+                    store(a + i, u * ci - v * si);
+                    store(b + i, v * ci + u * si);
+                  },
+                  [&](int64_t i, int64_t n) {
+                    const Vec u = load_partial(a + i, n), v = load_partial(b + i, n);
+                    const Vec ci = load_partial(c + i, n), si = load_partial(s + i, n) * sign;
+                    store_partial(a + i, u * ci - v * si, n);
+                    store_partial(b + i, v * ci + u * si, n);
+                  });
+}
+
+inline void rotate_pairs(float* x, const float* c, const float* s, float sign, int64_t half) {
+  for (int64_t i = 0; i < half; ++i) {
+    const float u = x[2 * i], v = x[2 * i + 1], si = s[i] * sign;
+    x[2 * i] = u * c[i] - v * si;
+    x[2 * i + 1] = v * c[i] + u * si;
+  }
+}
+
+inline void rope(float* x, int64_t row_stride, int64_t rows, int64_t heads, int64_t head_stride, int64_t dim, bool pairs,
+                 const int32_t* positions, const float* cos, const float* sin, float sign) {
+  const int64_t half = dim / 2;
   for (int64_t r = 0; r < rows; ++r) {
     const float* c = cos + positions[r] * half;
     const float* s = sin + positions[r] * half;
     for (int64_t h = 0; h < heads; ++h) {
-      float* a = x + r * row_stride + h * head_dim;
-      float* b = a + half;
-      for_each_vector(half,
-                      [&](int64_t i) {
-                        const Vec u = load(a + i), v = load(b + i), ci = load(c + i), si = load(s + i) * sign;
-                        store(a + i, u * ci - v * si);
-                        store(b + i, v * ci + u * si);
-                      },
-                      [&](int64_t i, int64_t n) {
-                        const Vec u = load_partial(a + i, n), v = load_partial(b + i, n);
-                        const Vec ci = load_partial(c + i, n), si = load_partial(s + i, n) * sign;
-                        store_partial(a + i, u * ci - v * si, n);
-                        store_partial(b + i, v * ci + u * si, n);
-                      });
+      float* head = x + r * row_stride + h * head_stride;
+      if (pairs) {
+        rotate_pairs(head, c, s, sign, half);
+      } else {
+        rotate_halves(head, head + half, c, s, sign, half);
+      }
     }
   }
+}
+
+inline void add_scaled(float factor, const float* x, float* y, int64_t count) {
+  for_each_vector(count, [&](int64_t i) { store(y + i, load(y + i) + factor * load(x + i)); },
+                  [&](int64_t i, int64_t n) { store_partial(y + i, load_partial(y + i, n) + factor * load_partial(x + i, n), n); });
+}
+
+inline float dot(const float* x, const float* y, int64_t count) {
+  Vec sum{};
+  for_each_vector(count, [&](int64_t i) { sum += load(x + i) * load(y + i); },
+                  [&](int64_t i, int64_t n) { sum += load_partial(x + i, n) * load_partial(y + i, n); });
+  return horizontal_sum(sum);
 }
 
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + vexp(-x)); }

@@ -23,6 +23,9 @@ const KernelTable& table() {
       .attention_backward = attention_backward,
       .attention_decode = attention_decode,
       .few_rows_product = few_rows_product,
+      .small_product = small_product,
+      .add_scaled = add_scaled,
+      .dot = dot,
       .sum_of_squares = sum_of_squares,
       .adamw = adamw,
   };

@@ -15,9 +15,9 @@ const KernelTable& kernel_table() {
   return chosen;
 }
 
-int64_t attention_scratch_floats(int64_t keys, int64_t head_dim) {
+int64_t attention_scratch_floats(int64_t keys, int64_t qk_dim, int64_t value_dim) {
   const int64_t padded = (keys + 31) / 32 * 32;
-  return 2 * 64 * padded + 2 * padded * head_dim + 4096;
+  return 2 * 64 * padded + padded * (qk_dim + value_dim) + 4096;
 }
 
 int64_t attention_decode_scratch_floats(int64_t group, int64_t keys) { return group * ((keys + 15) / 16 * 16); }

@@ -8,29 +8,33 @@
 
 namespace tessera::kernels {
 
+/// Rows of floats, `stride` apart.
+struct RowView {
+  float* data = nullptr;
+  int64_t stride = 0;
+  [[nodiscard]] float* row(int64_t i) const { return data + i * stride; }
+};
+
 /// One attention problem: the queries of one segment for the query heads that share one key/value head. Keys come from
-/// `num_ranges` runs of tokens (ancestors, then the segment itself, which is causal).
+/// `num_ranges` runs of tokens (ancestors, then the segment itself, which is causal). A key is `key_dim` floats of its head,
+/// followed by `shared_dim` floats that all heads share (MLA's rotary part; 0 otherwise).
 struct AttentionTask {
-  const float* q;              // first query token, first query head of the group
-  const float* k;              // token 0 of the micro-batch, this key/value head
-  const float* v;
-  int64_t token_stride;        // floats between tokens in q, k, v
-  int64_t head_dim;
+  RowView q;                   // first query token, first head of the group; heads lie key_dim + shared_dim apart
+  RowView k, shared, v;        // token 0 of the micro-batch
+  int64_t key_dim, shared_dim, value_dim;
   int64_t group;               // query heads that share the key/value head
   const int64_t* range_start;  // [num_ranges]
   const int64_t* range_length;
   int64_t num_ranges;
   int64_t num_queries;
   float scale;
-  float* out;                  // first query token, first query head; out_stride floats between tokens
-  int64_t out_stride;
+  RowView out;                 // first query token, first head of the group; heads lie value_dim apart
   float* lse;                  // [group] rows of lse_stride, at the first query token: log-sum-exp of scaled scores
   int64_t lse_stride;
   // backward only
-  const float* d_out;          // as out
-  float* d_q;                  // as q, with token_stride; written
-  float* d_k;                  // as k; added to
-  float* d_v;
+  RowView d_out;               // as out
+  RowView d_q;                 // as q; written
+  RowView d_k, d_shared, d_v;  // as k, shared, v; added to
 };
 
 struct KernelTable {
@@ -43,9 +47,10 @@ struct KernelTable {
   /// dx (+)= gradient of the above; dw += its share over these rows. `add_to_dx`: dx already holds a gradient.
   void (*rms_norm_backward)(const float* dy, const float* x, const float* w, const float* rstd, int64_t rows,
                             int64_t dim, bool add_to_dx, float* dx, float* dw);
-  /// Rotates `heads` heads of each row in place (half-split layout); cos, sin: [positions, E/2]; `sign` -1 inverts.
-  void (*rope)(float* x, int64_t row_stride, int64_t rows, int64_t heads, int64_t head_dim, const int32_t* positions,
-               const float* cos, const float* sin, float sign);
+  /// Rotates `dim` floats of `heads` heads of each row in place; heads lie `head_stride` apart; cos, sin: [positions,
+  /// dim/2]; `sign` -1 inverts. The angles' pairs are (i, i + dim/2), or neighbours (2i, 2i + 1) with `pairs`.
+  void (*rope)(float* x, int64_t row_stride, int64_t rows, int64_t heads, int64_t head_stride, int64_t dim, bool pairs,
+               const int32_t* positions, const float* cos, const float* sin, float sign);
   /// out = silu(gate) * up; gate_up: [rows, 2F], gate first.
   void (*swiglu)(const float* gate_up, int64_t rows, int64_t dim, float* out);
   void (*swiglu_backward)(const float* d_out, const float* gate_up, int64_t rows, int64_t dim, float* d_gate_up);
@@ -61,6 +66,12 @@ struct KernelTable {
   /// y[m, n] = sum_k x[m, k] w[n, k] for n in [n_begin, n_end): few rows m, weights read once.
   void (*few_rows_product)(const float* x, int64_t rows, int64_t k, const float* w, int64_t n_begin, int64_t n_end,
                            float* y, int64_t ldy);
+  /// c[m, n] = sum_k a(i, k) b[k, n] on one thread; a(i, k) = a[i * a_row + k * a_col], rows of b and c contiguous.
+  void (*small_product)(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b,
+                        int64_t ldb, float* c, int64_t ldc, bool accumulate);
+  /// y += factor * x
+  void (*add_scaled)(float factor, const float* x, float* y, int64_t count);
+  float (*dot)(const float* x, const float* y, int64_t count);
   double (*sum_of_squares)(const float* x, int64_t count);
   /// Decoupled AdamW (Loshchilov & Hutter 2019) on a flat range; gradients are multiplied by `gradient_scale` first.
   void (*adamw)(float* weight, const float* gradient, float* exp_avg, float* exp_avg_sq, int64_t count, float lr,
@@ -68,8 +79,8 @@ struct KernelTable {
                 float gradient_scale);
 };
 
-/// Floats of scratch that attention (4 * queries-in-a-block * keys + packed keys and values) needs for `keys` keys.
-int64_t attention_scratch_floats(int64_t keys, int64_t head_dim);
+/// Floats of scratch that attention (blocks of scores, packed keys and values) needs for `keys` keys.
+int64_t attention_scratch_floats(int64_t keys, int64_t qk_dim, int64_t value_dim);
 
 int64_t attention_decode_scratch_floats(int64_t group, int64_t keys);
 

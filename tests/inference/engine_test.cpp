@@ -25,14 +25,20 @@ double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
   return ((actual.to(torch::kDouble) - expected).abs().max() / expected.abs().max()).item<double>();
 }
 
+/// DeepSeek-V3's architecture with one key changed.
+nlohmann::json deepseek_with(const std::string& key, const nlohmann::json& value) {
+  nlohmann::json config = test::tiny_deepseek_config();
+  config[key] = value;
+  return config;
+}
+
 class CachedDecoding : public testing::TestWithParam<nlohmann::json> {};
 
 // Prefills all prompts at once, then decodes 70 tokens each, so that the cache grows; every logit against a full forward.
 TEST_P(CachedDecoding, GivesTheLogitsOfAFullForward) {
   const auto model = tiny_model(GetParam());
-  const auto& config = model->config();
   const auto count = static_cast<int64_t>(kPrompts.size());
-  model::KvCache cache(config.num_hidden_layers, count, 2 * config.num_key_value_heads * config.head_dim);
+  model::KvCache cache = model->make_cache(count);
   std::vector<std::vector<int32_t>> sequences = kPrompts;
   std::vector<int32_t> tokens, positions;
   std::vector<Segment> segments;
@@ -63,7 +69,9 @@ TEST_P(CachedDecoding, GivesTheLogitsOfAFullForward) {
 
 INSTANTIATE_TEST_SUITE_P(Models, CachedDecoding,
                          testing::Values(tiny_config(), with("num_key_value_heads", 4), with("num_key_value_heads", 1), with("tie_word_embeddings", false),
-                                         with("attention_bias", true), with("mlp_bias", true)),
+                                         with("attention_bias", true), with("mlp_bias", true), with("model_type", "qwen3"),
+                                         test::tiny_deepseek_config(), deepseek_with("q_lora_rank", nullptr), deepseek_with("rope_interleave", false),
+                                         deepseek_with("num_experts_per_tok", 4)),
                          [](const auto& info) { return "variant_" + std::to_string(info.index); });
 
 /// Greedy completion by full forwards.
@@ -130,6 +138,25 @@ TEST(Engine, SamplingDoesNotDependOnTheBatch) {
   const auto reseeded = Engine(*model, 4).generate(prompts, other, 100);
   for (size_t i = 0; i < prompts.size(); ++i) differ += reseeded[i].tokens != one[i].tokens;
   EXPECT_GT(differ, 10);
+}
+
+// The MTP module of a random model guesses right now and then.
+TEST(Engine, DraftsChangeNothingButThePasses) {
+  const auto model = tiny_model(test::tiny_deepseek_config());
+  const auto prompts = many_prompts();
+  for (const SamplingConfig& sampling : {SamplingConfig{.temperature = 0, .max_new_tokens = 20, .stop_ids = {4, 9}},
+                                         SamplingConfig{.temperature = 1.5, .max_new_tokens = 20, .seed = 5}}) {
+    Engine with(*model, 4), without(*model, 4, false);
+    const auto drafted = with.generate(prompts, sampling), plain = without.generate(prompts, sampling);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      EXPECT_EQ(drafted[i].tokens, plain[i].tokens) << i;
+      EXPECT_EQ(drafted[i].finish_reason, plain[i].finish_reason) << i;
+    }
+    EXPECT_GT(with.drafts().made, 0);
+    EXPECT_GT(with.drafts().accepted, 0);
+    EXPECT_LT(with.drafts().accepted, with.drafts().made);
+    EXPECT_EQ(without.drafts().made, 0);
+  }
 }
 
 TEST(Engine, AStopIdEndsTheTextAndIsNotPartOfIt) {

@@ -79,5 +79,30 @@ INSTANTIATE_TEST_SUITE_P(
                     // Two continuations of a shared prompt, one of them with a child of its own.
                     Case{shape_of(4, 2, 32), {{0, 40, 0, -1}, {40, 20, 40, 0}, {60, 70, 40, 0}, {130, 9, 60, 1}, {139, 12, 0, -1}}, 151}));
 
+TEST(Attention, NormalisedHeadsEqualTheReferenceInDouble) {
+  const AttentionShape shape = shape_of(6, 2, 12);
+  const std::vector<Segment> segments = {{0, 20, 0, -1}, {20, 13, 0, -1}};
+  const int64_t tokens = 33, heads = shape.heads + shape.key_value_heads;
+  const at::Tensor positions = at::cat({at::arange(20, at::kInt), at::arange(13, at::kInt)});
+  const RopeTable table = make_rope_table(frequencies(shape.head_dim), 64);
+  const HeadNorms norms{random_parameter({12}, 1), random_parameter({12}, 2), 1e-5f};
+  const at::Tensor qkv = random_tensor({tokens, shape.row()}, 3), direction = random_tensor({tokens, shape.heads * 12}, 4);
+
+  at::Tensor rqkv = reference_copy(qkv), rq = reference_copy(norms.query->value), rk = reference_copy(norms.key->value);
+  const at::Tensor x = rqkv.slice(1, 0, heads * 12).reshape({tokens, heads, 12});
+  const at::Tensor w = at::cat({rq.expand({shape.heads, 12}), rk.expand({shape.key_value_heads, 12})}, 0);
+  const at::Tensor normed = x * (x.pow(2).mean(-1, true) + 1e-5).rsqrt() * w;
+  const at::Tensor expected = reference(at::cat({normed.flatten(1), rqkv.slice(1, heads * 12)}, 1), shape, segments, positions, table);
+  (expected * direction.to(at::kDouble)).sum().backward();
+
+  at::Tensor leaf = qkv.clone().requires_grad_(true);
+  const at::Tensor out = attention(leaf * 1.0, shape, segments, positions, table, norms);
+  (out * direction).sum().backward();
+  expect_close(out.detach(), expected.detach(), 2e-5, "output");
+  expect_close(leaf.grad(), rqkv.grad(), 2e-5, "gradient");
+  expect_close(norms.query->gradient, rq.grad(), 2e-5, "gradient of the query norm");
+  expect_close(norms.key->gradient, rk.grad(), 2e-5, "gradient of the key norm");
+}
+
 }  // namespace
 }  // namespace tessera::kernels

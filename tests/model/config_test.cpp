@@ -42,7 +42,7 @@ TEST(ModelConfig, ReadsAndFillsInDefaults) {
 
 TEST(ModelConfig, WhatItDoesNotKnowIsRefusedByName) {
   const std::vector<std::tuple<const char*, json, const char*>> cases = {
-      {"model_type", "mixtral", "model_type 'mixtral' is not supported; known: llama"},
+      {"model_type", "gpt2", "model_type 'gpt2' is not supported; known: deepseek_v2, deepseek_v3, llama, mistral"},
       {"model_type", nullptr, "model_type '' is not supported"},
       {"hidden_act", "gelu", "'hidden_act' 'gelu' is not supported"},
       {"attention_dropout", 0.1, "'attention_dropout' is not supported; set it to 0"},
@@ -50,7 +50,9 @@ TEST(ModelConfig, WhatItDoesNotKnowIsRefusedByName) {
       {"quantization_config", json::object(), "'quantization_config' is not supported"},
       {"pretraining_tp", 2, "'pretraining_tp' other than 1"},
       {"pretraining_tp", "two", "'pretraining_tp' must be an integer"},
-      {"rope_scaling", {{"rope_type", "yarn"}}, "rope_scaling.rope_type 'yarn' is not supported"},
+      {"rope_scaling", {{"rope_type", "longrope"}}, "rope_scaling.rope_type 'longrope' is not supported; known: default, llama3, yarn"},
+      {"partial_rotary_factor", 0.5, "'partial_rotary_factor' other than 1"},
+      {"layer_types", {"full_attention", "sliding_attention"}, "'layer_types' with \"sliding_attention\" is not supported"},
       {"rope_scaling", 2, "'rope_scaling' must be an object"},
       {"rope_parameters", {{"rope_type", "llama3"}}, "'original_max_position_embeddings' is missing"},
       {"head_dim", 7, "head_dim = 7 must be even"},
@@ -118,6 +120,108 @@ TEST(ModelConfig, Llama3ScalingKeepsHighFrequenciesAndSlowsLowOnes) {
   EXPECT_LT(kept + slowed, 32);  // and some in between
 }
 
+TEST(ModelConfig, YarnsNumbersAreThoseOfDeepseekV3) {
+  json object = test::tiny_deepseek_config();
+  object["qk_nope_head_dim"] = 128;
+  object["qk_rope_head_dim"] = 64;
+  const auto plain = ModelConfig::from_json(object, "c").inverse_frequencies();
+  object["rope_scaling"] = {{"type", "yarn"}, {"factor", 40}, {"original_max_position_embeddings", 4096}, {"beta_fast", 32}, {"beta_slow", 1},
+                            {"mscale", 1.0}, {"mscale_all_dim", 1.0}};
+  const ModelConfig config = ModelConfig::from_json(object, "c");
+  const auto scaled = config.inverse_frequencies();
+  for (size_t i = 0; i <= 10; ++i) EXPECT_DOUBLE_EQ(scaled[i], plain[i]);
+  for (size_t i = 23; i < 32; ++i) EXPECT_DOUBLE_EQ(scaled[i], plain[i] / 40);
+  EXPECT_GT(scaled[16], plain[16] / 40);
+  EXPECT_LT(scaled[16], plain[16]);
+  EXPECT_NEAR(config.rope.latent_scale(), 1.873854, 1e-6);
+  EXPECT_DOUBLE_EQ(config.rope.attention_factor(), 1.0);
+}
+
+TEST(ModelConfig, BothSpellingsOfDeepseeksKeysMeanTheSame) {
+  const json old = test::tiny_deepseek_config();
+  json fresh = old;
+  fresh["num_local_experts"] = fresh["n_routed_experts"];
+  fresh["num_mtp_layers"] = fresh["num_nextn_predict_layers"];
+  fresh["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 10000.0}};
+  for (const char* key : {"n_routed_experts", "num_nextn_predict_layers", "scoring_func", "topk_method", "rope_theta"}) fresh.erase(key);
+  const ModelConfig a = ModelConfig::from_json(old, "a"), b = ModelConfig::from_json(fresh, "b");
+  EXPECT_EQ(a.moe.num_experts, b.moe.num_experts);
+  EXPECT_EQ(a.num_mtp_modules, b.num_mtp_modules);
+  EXPECT_EQ(a.inverse_frequencies(), b.inverse_frequencies());
+  EXPECT_EQ(a.moe_layers, (std::vector<bool>{false, true}));
+  EXPECT_TRUE(a.is_moe_layer(2));  // an MTP module
+}
+
+TEST(ModelConfig, WhatAFamilyDoesNotKnowIsRefusedByName) {
+  const auto refusal = [](json object, const char* key, const json& value) {
+    object[key] = value;
+    return message_of<ConfigError>([&] { (void)ModelConfig::from_json(object, "c"); });
+  };
+  const json v3 = test::tiny_deepseek_config();
+  EXPECT_THAT(refusal(v3, "scoring_func", "softmax"), testing::HasSubstr("'scoring_func' = \"softmax\" is not supported; known: \"sigmoid\""));
+  EXPECT_THAT(refusal(v3, "topk_method", "greedy"), testing::HasSubstr("'topk_method' = \"greedy\""));
+  EXPECT_THAT(refusal(v3, "num_experts_per_tok", 9), testing::HasSubstr("num_experts_per_tok = 9 must be between 1 and the number of experts, 8"));
+  EXPECT_THAT(refusal(v3, "n_group", 3), testing::HasSubstr("n_group = 3 must divide"));
+  EXPECT_THAT(refusal(v3, "n_group", 8), testing::HasSubstr("fewer than num_experts_per_tok"));
+  EXPECT_THAT(refusal(v3, "kv_lora_rank", 0), testing::HasSubstr("'kv_lora_rank' = 0"));
+  EXPECT_THAT(refusal(v3, "qk_rope_head_dim", 3), testing::HasSubstr("qk_rope_head_dim = 3 must be even"));
+  EXPECT_THAT(refusal(v3, "num_key_value_heads", 2), testing::HasSubstr("must be num_attention_heads"));
+  EXPECT_THAT(refusal(v3, "quantization_config", {{"quant_method", "gptq"}}), testing::HasSubstr("'quantization_config' is not supported"));
+  EXPECT_THAT(refusal(v3, "quantization_config", {{"quant_method", "fp8"}}), testing::HasSubstr("'weight_block_size' must be two"));
+  json v2 = v3;
+  v2["model_type"] = "deepseek_v2";
+  v2["scoring_func"] = "softmax";
+  v2["topk_method"] = "greedy";
+  v2["norm_topk_prob"] = false;
+  EXPECT_NO_THROW((void)ModelConfig::from_json(v2, "c"));
+  EXPECT_THAT(refusal(v2, "norm_topk_prob", true), testing::HasSubstr("'norm_topk_prob' = true is not supported"));
+  json mistral = tiny_config();
+  mistral["model_type"] = "mistral";
+  EXPECT_THAT(refusal(mistral, "hidden_act", "silu"), testing::HasSubstr("'sliding_window' is missing, which means 4096"));
+  EXPECT_THAT(refusal(mistral, "sliding_window", 4096), testing::HasSubstr("'sliding_window' is not supported"));
+  mistral["sliding_window"] = nullptr;
+  EXPECT_NO_THROW((void)ModelConfig::from_json(mistral, "c"));
+  json qwen = tiny_config();
+  qwen["model_type"] = "qwen2";
+  qwen["sliding_window"] = 4096;
+  EXPECT_NO_THROW((void)ModelConfig::from_json(qwen, "c"));
+  EXPECT_THAT(refusal(qwen, "use_sliding_window", true), testing::HasSubstr("'sliding_window' is not supported"));
+}
+
+TEST(ModelConfig, MatmulParametersCountVisitedExpertsOnly) {
+  const ModelConfig c = ModelConfig::from_json(test::tiny_deepseek_config(), "c");
+  int64_t expected = 37 * 16;                                                               // head
+  expected += 2 * (12 * 16 + 4 * 8 * 12 + 16 * (10 + 4) + 10 * 4 * (4 + 6) + 4 * 6 * 16);    // q_a, q_b, kv_a, kv_b, o
+  expected += 3 * 16 * 24;                                                                  // dense layer
+  expected += 8 * 16 + 3 * 16 * (2 * 12 + 12);                                              // router, 2 of 8 experts, shared
+  EXPECT_EQ(c.matmul_parameters(), expected);
+}
+
+TEST(CausalLM, DeepseeksWeightsHaveTheHuggingFaceNames) {
+  const CausalLM model(ModelConfig::from_json(test::tiny_deepseek_config(), "c"));
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const auto& weight : model.weights()) shapes[weight.name] = weight.shape;
+  const std::string a = "model.layers.1.self_attn.", m = "model.layers.1.mlp.", p = "model.layers.2.";
+  EXPECT_EQ(shapes.at(a + "q_a_proj.weight"), (std::vector<int64_t>{12, 16}));
+  EXPECT_EQ(shapes.at(a + "q_a_layernorm.weight"), (std::vector<int64_t>{12}));
+  EXPECT_EQ(shapes.at(a + "q_b_proj.weight"), (std::vector<int64_t>{32, 12}));
+  EXPECT_EQ(shapes.at(a + "kv_a_proj_with_mqa.weight"), (std::vector<int64_t>{14, 16}));
+  EXPECT_EQ(shapes.at(a + "kv_a_layernorm.weight"), (std::vector<int64_t>{10}));
+  EXPECT_EQ(shapes.at(a + "kv_b_proj.weight"), (std::vector<int64_t>{40, 10}));
+  EXPECT_EQ(shapes.at(a + "o_proj.weight"), (std::vector<int64_t>{16, 24}));
+  EXPECT_EQ(shapes.at(m + "gate.weight"), (std::vector<int64_t>{8, 16}));
+  EXPECT_EQ(shapes.at(m + "gate.e_score_correction_bias"), (std::vector<int64_t>{8}));
+  EXPECT_EQ(shapes.at(m + "experts.7.up_proj.weight"), (std::vector<int64_t>{12, 16}));
+  EXPECT_EQ(shapes.at(m + "experts.7.down_proj.weight"), (std::vector<int64_t>{16, 12}));
+  EXPECT_EQ(shapes.at(m + "shared_experts.down_proj.weight"), (std::vector<int64_t>{16, 12}));
+  EXPECT_EQ(shapes.at("model.layers.0.mlp.gate_proj.weight"), (std::vector<int64_t>{24, 16}));
+  EXPECT_EQ(shapes.at(p + "eh_proj.weight"), (std::vector<int64_t>{16, 32}));
+  for (const char* name : {"enorm.weight", "hnorm.weight", "shared_head.norm.weight", "input_layernorm.weight", "mlp.gate.weight"})
+    EXPECT_EQ(shapes.count(p + name), 1u) << name;
+  EXPECT_EQ(model.routers().size(), 1u);
+  EXPECT_EQ(model.routers(true).size(), 2u);
+}
+
 TEST(CausalLM, WeightsHaveTheHuggingFaceNames) {
   const auto names = [](const json& config) {
     std::vector<std::string> list;
@@ -142,28 +246,38 @@ TEST(CausalLM, WeightsHaveTheHuggingFaceNames) {
   EXPECT_THAT(names(config), testing::IsSupersetOf({p + "mlp.gate_proj.bias", p + "mlp.up_proj.bias", p + "mlp.down_proj.bias"}));
 }
 
+/// The tiny Llama with all biases, Qwen3's norms, and DeepSeek-V3.
+std::vector<json> kinds_of_model() {
+  json biased = tiny_config(), qwen = tiny_config();
+  biased["attention_bias"] = biased["mlp_bias"] = true;
+  qwen["model_type"] = "qwen3";
+  return {biased, qwen, test::tiny_deepseek_config()};
+}
+
 TEST(CausalLM, NamedWeightsCoverEachParameterExactlyOnce) {
-  json config = tiny_config();
-  config["attention_bias"] = config["mlp_bias"] = true;
-  const CausalLM model(ModelConfig::from_json(config, "c"));
-  std::map<kernels::Parameter*, std::vector<std::pair<int64_t, int64_t>>> ranges;
-  for (const auto& weight : model.weights()) {
-    ranges[weight.parameter.get()].emplace_back(weight.offset(), weight.offset() + weight.numel());
-    EXPECT_EQ(weight.view().sizes(), at::IntArrayRef(weight.shape)) << weight.name;
-  }
-  const auto parameters = model.parameters();
-  EXPECT_EQ(ranges.size(), parameters.size());
-  for (const auto& used : parameters) {
-    auto list = ranges.at(used.parameter.get());
-    std::sort(list.begin(), list.end());
-    int64_t covered = 0;
-    for (const auto& [begin, end] : list) {
-      EXPECT_EQ(begin, covered);
-      covered = end;
+  for (const json& config : kinds_of_model()) {
+    const CausalLM model(ModelConfig::from_json(config, "c"));
+    std::map<kernels::Parameter*, std::vector<std::pair<int64_t, int64_t>>> ranges;
+    size_t buffers = 0;
+    for (const auto& weight : model.weights()) {
+      ranges[weight.parameter.get()].emplace_back(weight.offset(), weight.offset() + weight.numel());
+      EXPECT_EQ(weight.view().sizes(), at::IntArrayRef(weight.shape)) << weight.name;
+      buffers += weight.buffer ? 1 : 0;
     }
-    EXPECT_EQ(covered, used.parameter->value.numel());
+    const auto parameters = model.parameters(true);
+    EXPECT_EQ(ranges.size(), parameters.size() + buffers);
+    for (const auto& used : parameters) {
+      auto list = ranges.at(used.parameter.get());
+      std::sort(list.begin(), list.end());
+      int64_t covered = 0;
+      for (const auto& [begin, end] : list) {
+        EXPECT_EQ(begin, covered);
+        covered = end;
+      }
+      EXPECT_EQ(covered, used.parameter->value.numel());
+    }
+    EXPECT_EQ(parameters.front().uses, 2);  // the tied embedding, or one that MTP uses too
   }
-  EXPECT_EQ(parameters.front().uses, 2);  // the tied embedding
 }
 
 TEST(CausalLM, FreshWeightsDependOnTheSeedOnly) {

@@ -89,7 +89,7 @@ TEST(LoadWeights, AWrongShapeIsNamed) {
 TEST(LoadWeights, AnIntegerTensorIsNamed) {
   auto tensors = tensors_of(*tiny_model());
   tensors[1] = to_write(tensors[1].name, torch::zeros({16}, torch::kInt));
-  EXPECT_THAT(refusal(tensors), testing::AllOf(HasSubstr("input_layernorm.weight' is of dtype Int"), HasSubstr("F32, BF16 and F16")));
+  EXPECT_THAT(refusal(tensors), testing::AllOf(HasSubstr("input_layernorm.weight' is of dtype Int"), HasSubstr("F32, BF16, F16 and FP8")));
 }
 
 TEST(LoadWeights, ATiedHeadMayBeStoredTooIfItIsTheEmbedding) {
@@ -111,6 +111,65 @@ TEST(LoadWeights, AnUntiedModelNeedsItsHead) {
   json config = tiny_config();
   config["tie_word_embeddings"] = false;
   EXPECT_THAT(refusal(tensors_of(*tiny_model()), config), HasSubstr("lm_head.weight"));
+}
+
+TEST(DeepseekFolder, BiasesStayFloat32AndFoldersGoThroughUnchanged) {
+  const auto saved = tiny_model(test::tiny_deepseek_config());
+  for (const auto& weight : saved->weights())
+    if (!weight.buffer) weight.view().copy_(weight.view().to(at::kBFloat16));
+  const TemporaryFolder first, second;
+  save_weights(*saved, first.path(), at::kBFloat16);
+  const checkpoint::SafetensorsFile file(first / "model.safetensors");
+  EXPECT_EQ(file.view("model.layers.1.mlp.gate.e_score_correction_bias").scalar_type(), at::kFloat);
+  EXPECT_EQ(file.view("model.layers.1.mlp.gate.weight").scalar_type(), at::kBFloat16);
+  EXPECT_TRUE(file.contains("model.layers.2.embed_tokens.weight"));  // published MTP modules hold copies
+  const auto loaded = load_model(first.path());
+  expect_equal_weights(*saved, *loaded);
+  save_weights(*loaded, second.path(), WeightFormat{.dtype = at::kFloat, .like = first.path()});
+  EXPECT_EQ(read_text_file(first / "model.safetensors"), read_text_file(second / "model.safetensors"));
+}
+
+TEST(DeepseekFolder, Fp8ProjectionsComeBackAndGoThroughUnchanged) {
+  const auto saved = tiny_model(test::tiny_deepseek_config());
+  const TemporaryFolder first, second;
+  save_weights(*saved, first.path(), WeightFormat{.dtype = at::kBFloat16, .fp8_blocks = true});
+  const checkpoint::SafetensorsFile file(first / "model.safetensors");
+  EXPECT_EQ(file.view("model.layers.1.mlp.experts.3.up_proj.weight").scalar_type(), at::kFloat8_e4m3fn);
+  EXPECT_EQ(file.view("model.layers.1.mlp.experts.3.up_proj.weight_scale_inv").sizes(), (std::vector<int64_t>{1, 1}));
+  for (const char* name : {"model.embed_tokens.weight", "lm_head.weight", "model.layers.1.mlp.gate.weight", "model.layers.2.eh_proj.weight"})
+    EXPECT_EQ(file.view(name).scalar_type(), at::kBFloat16) << name;
+  const auto loaded = load_model(first.path());
+  EXPECT_EQ(loaded->config().quantization.rows, 128);
+  for (size_t i = 0; i < saved->weights().size(); ++i) {
+    const at::Tensor a = saved->weights()[i].view(), b = loaded->weights()[i].view();
+    EXPECT_LT((a - b).abs().max().item<double>(), 0.04 * a.abs().max().item<double>()) << saved->weights()[i].name;
+  }
+  save_weights(*loaded, second.path(), WeightFormat{.dtype = at::kBFloat16, .like = first.path()});
+  EXPECT_EQ(read_text_file(first / "model.safetensors"), read_text_file(second / "model.safetensors"));
+}
+
+TEST(DeepseekFolder, ExpertsMayBeStackedAndMtpModulesMissing) {
+  const auto saved = tiny_model(test::tiny_deepseek_config());
+  std::vector<TensorToWrite> tensors;
+  for (const auto& weight : saved->weights())
+    if (weight.name.find(".experts.") == std::string::npos && weight.name.find("layers.2.") == std::string::npos)
+      tensors.push_back(to_write(weight.name, weight.view()));
+  for (const auto& stack : saved->stacks())
+    if (stack.name.find("layers.2.") == std::string::npos) tensors.push_back(to_write(stack.name, stack.view()));
+  const TemporaryFolder folder;
+  checkpoint::write_safetensors_folder(folder.path(), "model", tensors);
+  write_file_atomically(folder / "config.json", test::tiny_deepseek_config().dump());
+  const auto loaded = load_model(folder.path());
+  EXPECT_EQ(loaded->config().num_mtp_modules, 0);
+  std::map<std::string, at::Tensor> expected;
+  for (const auto& weight : saved->weights()) expected[weight.name] = weight.view();
+  for (const auto& weight : loaded->weights()) EXPECT_TRUE(weight.view().equal(expected.at(weight.name))) << weight.name;
+}
+
+TEST(DeepseekFolder, AMissingExpertIsNamed) {
+  auto tensors = tensors_of(*tiny_model(test::tiny_deepseek_config()));
+  std::erase_if(tensors, [](const auto& tensor) { return tensor.name == "model.layers.1.mlp.experts.5.down_proj.weight"; });
+  EXPECT_THAT(refusal(tensors, test::tiny_deepseek_config()), HasSubstr("lacks 1 tensors that config.json asks for: model.layers.1.mlp.experts.5.down_proj.weight"));
 }
 
 TEST(CopyCompanions, WritesTheTemplateBesideTheTokenizer) {

@@ -108,6 +108,21 @@ TEST(Lora, APeftFolderLoadsMerged) {
   EXPECT_THAT(with("target_modules", {"q_proj"}), testing::HasSubstr("has no place for"));
 }
 
+TEST(Lora, LatentAttentionTakesAdaptersExpertsDoNot) {
+  at::NoGradGuard no_grad;
+  const auto model = tiny_model(test::tiny_deepseek_config());
+  const LoraConfig lora = {.r = 2, .alpha = 4, .target_modules = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"}};
+  add_adapters(*model, lora, 7);
+  randomize_b(*model);
+  EXPECT_EQ(model->adapter_weights().size(), 2u * 5 * 2);
+  const at::Tensor adapted = hidden_states(*model, kTexts);
+  merge_adapters(*model);
+  const at::Tensor merged = hidden_states(*model, kTexts);
+  EXPECT_LT((merged - adapted).abs().max().item<double>(), 1e-4 * adapted.abs().max().item<double>());
+  EXPECT_THAT(message_of<ConfigError>([&] { add_adapters(*model, {.target_modules = {"o_proj", "up_proj"}}, 7); }),
+              testing::HasSubstr("'up_proj' are the model's experts, which take no adapters"));
+}
+
 TEST(Lora, MistakesAreNamed) {
   const auto refusal = [](LoraConfig lora) {
     const auto model = tiny_model();

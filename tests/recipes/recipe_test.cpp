@@ -110,6 +110,9 @@ TEST(Recipe, WrongValuesNameTheKeyTheLineAndTheRemedy) {
       {"precision: {compute: bfloat16}", "precision.compute = bfloat16 needs a GPU build"},
       {"precision: {fp8: blockwise}", "precision.fp8 = blockwise is not available"},
       {"parallel: {pp: 2}", "parallel.pp = 2 is not available"},
+      {"moe: {bias_update_rate: -1}", "moe.bias_update_rate = -1 must be 0 or more"},
+      {"moe: {z_los: 1}", "moe.z_los is not a known key; did you mean 'z_loss'?"},
+      {"mtp: {loss_weight: .nan}", "mtp.loss_weight"},
       {"rl: {temperature: 1.0}", "rl is not available in this version"},
   };
   for (const auto& [line, message] : cases) {

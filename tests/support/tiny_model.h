@@ -17,6 +17,17 @@ inline nlohmann::json tiny_config() {
           {"rms_norm_eps", 1e-5}, {"initializer_range", 0.3}, {"tie_word_embeddings", true}};
 }
 
+/// DeepSeek-V3's architecture: a dense layer, one with experts, an MTP module.
+inline nlohmann::json tiny_deepseek_config() {
+  return {{"model_type", "deepseek_v3"}, {"vocab_size", 37}, {"hidden_size", 16}, {"intermediate_size", 24}, {"moe_intermediate_size", 12},
+          {"num_hidden_layers", 2}, {"num_attention_heads", 4}, {"num_key_value_heads", 4}, {"max_position_embeddings", 64},
+          {"q_lora_rank", 12}, {"kv_lora_rank", 10}, {"qk_nope_head_dim", 4}, {"qk_rope_head_dim", 4}, {"v_head_dim", 6},
+          {"n_routed_experts", 8}, {"n_shared_experts", 1}, {"num_experts_per_tok", 2}, {"n_group", 2}, {"topk_group", 1},
+          {"first_k_dense_replace", 1}, {"norm_topk_prob", true}, {"routed_scaling_factor", 2.5}, {"scoring_func", "sigmoid"},
+          {"topk_method", "noaux_tc"}, {"num_nextn_predict_layers", 1}, {"rms_norm_eps", 1e-5}, {"initializer_range", 0.3},
+          {"rope_theta", 10000.0}, {"tie_word_embeddings", false}};
+}
+
 /// Fills what initialize() leaves constant (biases, norms) with random numbers too.
 inline std::unique_ptr<model::CausalLM> tiny_model(const nlohmann::json& config = tiny_config(), uint64_t seed = 1) {
   auto model = std::make_unique<model::CausalLM>(model::ModelConfig::from_json(config, "tiny"));

@@ -1,0 +1,59 @@
+// Attention over segments once queries, keys and values are ready: which keys each segment sees, and the work over
+// (segments, heads) shared out to threads. The layers' functions, attention() and latent_attention(), are built on it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <vector>
+
+#include "core/segment.h"
+#include "kernels/attention.h"
+#include "kernels/cpu/kernel_table.h"
+
+namespace tessera::kernels {
+
+/// The keys of one segment: ancestors from the root down, then itself.
+struct KeyRanges {
+  std::vector<int64_t> starts, lengths;
+  int64_t keys = 0;
+};
+
+struct SegmentPlan {
+  std::vector<Segment> segments;
+  std::vector<KeyRanges> ranges;
+  std::vector<std::vector<int64_t>> families;  // segments that share a root: they write to the same keys' gradients
+  int64_t longest = 0;                         // most keys of a segment
+};
+
+[[nodiscard]] std::shared_ptr<SegmentPlan> plan_segments(const std::vector<Segment>& segments, int64_t tokens);
+
+/// How heads lie in rows. Query heads are adjacent; so are the heads of the output.
+struct HeadLayout {
+  int64_t heads = 1, key_value_heads = 1;
+  int64_t key_dim = 0, shared_dim = 0, value_dim = 0;  // of a key: own part, part shared by all heads
+  int64_t key_step = 0, value_step = 0;                // floats between key/value heads
+  float scale = 1.0f;
+};
+
+/// Rows from token 0, head 0. In gradients, `shared` is one block of rows for each head, `shared_step` floats apart.
+struct Operands {
+  RowView q, k, shared, v;
+  int64_t shared_step = 0;
+};
+
+/// Fills out [T, heads * value_dim] and lse [heads, T].
+void attend(const HeadLayout& layout, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out,
+            const at::Tensor& lse);
+/// Writes gradients.q and adds to the others.
+void attend_backward(const HeadLayout& layout, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out,
+                     const at::Tensor& lse, const at::Tensor& d_out, const Operands& gradients);
+
+/// Rotates `dim` floats of each of `heads` heads in `rows` rows.
+void rotate_heads(const RowView& x, int64_t rows, int64_t heads, int64_t head_stride, int64_t dim, RopePairs pairs,
+                  const at::Tensor& positions, const RopeTable& rope, bool inverse);
+
+/// A view of a float32 matrix whose rows are contiguous.
+[[nodiscard]] RowView row_view(const at::Tensor& matrix, int64_t first_column = 0);
+
+}  // namespace tessera::kernels

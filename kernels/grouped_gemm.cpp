@@ -1,0 +1,156 @@
+#include "kernels/grouped_gemm.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/gemm.h"
+#include "kernels/swiglu.h"
+#include "kernels/threads.h"
+
+namespace tessera::kernels {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t kRowBlock = 512;  // rows of one product
+constexpr int64_t kOutBlock = 512;  // rows of a weight's gradient in one product
+constexpr int64_t kFewRows = 16;    // up to here the weights are read once, row by row
+
+/// Part [begin, end) of one expert's work: rows of x, or rows of its weight.
+struct Block {
+  int64_t expert, begin, end;
+  double cost;
+};
+
+/// Runs body(block) on whichever thread is free, the most expensive first.
+template <typename Body>
+void run_blocks(std::vector<Block>& blocks, const Body& body) {
+  std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) { return a.cost > b.cost; });
+  for_each_task(static_cast<int64_t>(blocks.size()), [&](int64_t i) { body(blocks[static_cast<size_t>(i)]); });
+}
+
+/// Each expert's rows in blocks; experts without rows have none.
+std::vector<Block> row_blocks(const std::vector<int64_t>& offsets) {
+  std::vector<Block> blocks;
+  for (size_t e = 0; e + 1 < offsets.size(); ++e)
+    for (int64_t begin = offsets[e]; begin < offsets[e + 1]; begin += kRowBlock) {
+      const int64_t end = std::min(begin + kRowBlock, offsets[e + 1]);
+      blocks.push_back({static_cast<int64_t>(e), begin, end, static_cast<double>(end - begin)});
+    }
+  return blocks;
+}
+
+struct Sizes {
+  int64_t in, out;
+  explicit Sizes(const GroupedLinearSpec& spec) : in(spec.weight->value.size(1)), out(spec.out()) {}
+};
+
+/// Few rows of one expert in generation: blocks of the weight's rows, so that one expert's weights are read by all threads.
+void few_rows_forward(const float* x, const float* w, const Sizes& s, const std::vector<int64_t>& offsets, float* y) {
+  std::vector<Block> blocks;
+  constexpr int64_t kColumns = 64;
+  for (size_t e = 0; e + 1 < offsets.size(); ++e) {
+    const int64_t rows = offsets[e + 1] - offsets[e];
+    if (rows == 0) continue;
+    for (int64_t begin = 0; begin < s.out; begin += kColumns)
+      blocks.push_back({static_cast<int64_t>(e), begin, std::min(begin + kColumns, s.out), static_cast<double>(rows)});
+  }
+  run_blocks(blocks, [&](const Block& b) {
+    const int64_t first = offsets[static_cast<size_t>(b.expert)], rows = offsets[static_cast<size_t>(b.expert) + 1] - first;
+    kernel_table().few_rows_product(x + first * s.in, rows, s.in, w + b.expert * s.out * s.in, b.begin, b.end, y + first * s.out, s.out);
+  });
+}
+
+void forward_product(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, at::Tensor& y) {
+  const Sizes s(spec);
+  const float *px = x.const_data_ptr<float>(), *pw = spec.weight->value.const_data_ptr<float>();
+  float* py = y.data_ptr<float>();
+  int64_t most = 0;
+  for (size_t e = 0; e + 1 < offsets.size(); ++e) most = std::max(most, offsets[e + 1] - offsets[e]);
+  if (most <= kFewRows) return few_rows_forward(px, pw, s, offsets, py);
+  auto blocks = row_blocks(offsets);
+  run_blocks(blocks, [&](const Block& b) {
+    gemm({b.end - b.begin, s.out, s.in}, px + b.begin * s.in, s.in, Transpose::kNo, pw + b.expert * s.out * s.in, s.in, Transpose::kYes,
+         py + b.begin * s.out, s.out, 0.0f);
+  });
+}
+
+at::Tensor input_gradient(const at::Tensor& dy, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets) {
+  const Sizes s(spec);
+  at::Tensor du = at::empty({dy.size(0), s.in}, dy.options());
+  const float *pdy = dy.const_data_ptr<float>(), *pw = spec.weight->value.const_data_ptr<float>();
+  float* pdu = du.data_ptr<float>();
+  auto blocks = row_blocks(offsets);
+  run_blocks(blocks, [&](const Block& b) {
+    gemm({b.end - b.begin, s.in, s.out}, pdy + b.begin * s.out, s.out, Transpose::kNo, pw + b.expert * s.out * s.in, s.in, Transpose::kNo,
+         pdu + b.begin * s.in, s.in, 0.0f);
+  });
+  return du;
+}
+
+void add_weight_gradient(const at::Tensor& dy, const at::Tensor& u, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets) {
+  const Sizes s(spec);
+  const float *pdy = dy.const_data_ptr<float>(), *pu = u.const_data_ptr<float>();
+  float* gradient = spec.weight->gradient.data_ptr<float>();
+  std::vector<Block> blocks;
+  for (size_t e = 0; e + 1 < offsets.size(); ++e) {
+    const auto rows = static_cast<double>(offsets[e + 1] - offsets[e]);
+    for (int64_t begin = 0; rows > 0 && begin < s.out; begin += kOutBlock) {
+      const int64_t end = std::min(begin + kOutBlock, s.out);
+      blocks.push_back({static_cast<int64_t>(e), begin, end, rows * static_cast<double>(end - begin)});
+    }
+  }
+  run_blocks(blocks, [&](const Block& b) {
+    const int64_t first = offsets[static_cast<size_t>(b.expert)], rows = offsets[static_cast<size_t>(b.expert) + 1] - first;
+    gemm({b.end - b.begin, s.in, rows}, pdy + first * s.out + b.begin, s.out, Transpose::kYes, pu + first * s.in, s.in, Transpose::kNo,
+         gradient + (b.expert * s.out + b.begin) * s.in, s.in, 1.0f);
+  });
+}
+
+struct GroupedLinearFunction : torch::autograd::Function<GroupedLinearFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& /*anchor*/, const GroupedLinearSpec* spec,
+                            const std::vector<int64_t>& offsets) {
+    const at::Tensor u = spec->prologue == Prologue::kSwiglu ? swiglu(x) : x;
+    at::Tensor y = at::empty({x.size(0), spec->out()}, x.options());
+    forward_product(u, *spec, offsets, y);
+    ctx->save_for_backward({x});
+    ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
+    ctx->saved_data["offsets"] = offsets;
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto& spec = *reinterpret_cast<const GroupedLinearSpec*>(ctx->saved_data["spec"].toInt());
+    const auto offsets = ctx->saved_data["offsets"].toIntVector();
+    const at::Tensor x = ctx->get_saved_variables()[0];
+    const at::Tensor dy = gradients[0].contiguous();
+    const bool swiglu_in_front = spec.prologue == Prologue::kSwiglu;
+    if (spec.weight->trainable()) {
+      add_weight_gradient(dy, swiglu_in_front ? swiglu(x) : x, spec, offsets);
+      spec.weight->gradient_added();
+    }
+    at::Tensor dx;
+    if (ctx->needs_input_grad(0)) {
+      dx = input_gradient(dy, spec, offsets);
+      if (swiglu_in_front) dx = swiglu_backward(dx, x);
+    }
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets) {
+  const int64_t width = spec.weight->value.size(1) * (spec.prologue == Prologue::kSwiglu ? 2 : 1);
+  TESSERA_CHECK(x.dim() == 2 && x.is_contiguous() && x.size(1) == width && static_cast<int64_t>(offsets.size()) == spec.experts + 1 &&
+                    offsets.back() == x.size(0),
+                "grouped_linear of ", x.sizes(), " by ", spec.experts, " experts of ", spec.weight->value.sizes());
+  return GroupedLinearFunction::apply(x, spec.weight->value, &spec, offsets);
+}
+
+}  // namespace tessera::kernels

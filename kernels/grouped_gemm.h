@@ -1,0 +1,26 @@
+// Linear layers of many experts at once: rows sorted by expert, weights stacked. Each expert's products are split into
+// blocks of fixed size, computed by one thread each, the largest first; the result does not depend on the number of threads.
+//
+// Legend: N rows, E experts.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "kernels/linear.h"
+
+namespace tessera::kernels {
+
+struct GroupedLinearSpec {
+  ParameterPtr weight;  // [E out, in]
+  int64_t experts = 1;
+  Prologue prologue = Prologue::kNone;  // kNone or kSwiglu, which is recomputed in the backward pass
+  [[nodiscard]] int64_t out() const { return weight->value.size(0) / experts; }
+};
+
+/// u = prologue(x); y[r] = W_e u[r] for the rows r in [offsets[e], offsets[e + 1]). x: [N, in], or [N, 2 in] (gate, up) with
+/// kSwiglu; offsets: E + 1 ascending from 0 to N. Returns [N, out]. `spec` must outlive the backward pass.
+at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets);
+
+}  // namespace tessera::kernels

@@ -1,0 +1,28 @@
+// Moving token rows to their experts and back: a gather into rows sorted by expert, and the weighted sum over each token's
+// experts. Each output row is written by one thread and summed in the order of the token's choices.
+//
+// Legend: T tokens, D model dim, K choices a token, N = T K rows.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <vector>
+
+namespace tessera::kernels {
+
+/// Which row belongs to which (token, choice), both ways.
+struct RowMap {
+  int64_t tokens = 0, choices = 0;
+  std::vector<int64_t> row_of;    // [T K]: row of choice k of token t at t K + k
+  std::vector<int64_t> slot_of;   // [N]: t K + k of a row
+};
+using RowMapPtr = std::shared_ptr<const RowMap>;
+
+/// x: [T, D]. Returns rows [N, D].
+at::Tensor gather_rows(const at::Tensor& x, const RowMapPtr& map);
+
+/// base + sum over k of weights[t, k] rows[row_of(t, k)]. rows: [N, D], weights: [T, K], base: [T, D]. Returns [T, D].
+at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& base, const RowMapPtr& map);
+
+}  // namespace tessera::kernels

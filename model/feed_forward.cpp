@@ -1,0 +1,113 @@
+#include "model/feed_forward.h"
+
+#include "kernels/rms_norm.h"
+#include "moe/dispatcher.h"
+#include "moe/experts.h"
+
+namespace tessera::model {
+
+namespace {
+
+constexpr const char* kNormName = "post_attention_layernorm";
+
+/// down(silu(gate) * up)
+struct Mlp {
+  LinearLayer gate_up, down;
+
+  Mlp(const std::string& name, int64_t dim, int64_t width, bool bias)
+      : gate_up(make_linear({{name + ".gate_proj", width}, {name + ".up_proj", width}}, dim, bias)),
+        down(make_linear({{name + ".down_proj", dim}}, width, bias)) {
+    down.spec.prologue = kernels::Prologue::kSwiglu;
+  }
+
+  at::Tensor forward(const at::Tensor& x, const Pass& pass, const at::Tensor& residual) const {
+    return run_linear(pass, run_linear(pass, x, gate_up), down, residual);
+  }
+};
+
+class DenseMlp final : public FeedForward {
+ public:
+  explicit DenseMlp(const ModelConfig& c) : mlp_("mlp", c.hidden_size, c.intermediate_size, c.mlp_bias) {
+    put_norm_in_front(mlp_.gate_up, kNormName, c.rms_norm_eps);
+  }
+
+  at::Tensor forward(const at::Tensor& x_TD, const Pass& pass) override { return mlp_.forward(x_TD, pass, x_TD); }
+  [[nodiscard]] std::vector<LinearLayer*> linears() override { return {&mlp_.gate_up, &mlp_.down}; }
+  void list_weights(const std::string& prefix, std::vector<NamedWeight>& list) const override {
+    list_linear(prefix, mlp_.gate_up, list);
+    list_linear(prefix, mlp_.down, list);
+  }
+  void list_stacks(const std::string&, std::vector<NamedWeight>&) const override {}
+
+ private:
+  Mlp mlp_;
+};
+
+class MoeLayer final : public FeedForward {
+ public:
+  explicit MoeLayer(const ModelConfig& c)
+      : config_(c.moe), names_(c.expert_names), dim_(c.hidden_size), eps_(static_cast<float>(c.rms_norm_eps)),
+        norm_(make_parameter({c.hidden_size})), router_(c.moe, c.hidden_size), dispatcher_(c.moe.num_experts), experts_(c.moe, c.hidden_size) {
+    if (c.moe.shared_intermediate_size > 0)
+      shared_ = std::make_unique<Mlp>(names_.layer + ".shared_experts", dim_, c.moe.shared_intermediate_size, false);
+  }
+
+  at::Tensor forward(const at::Tensor& x_TD, const Pass& pass) override {
+    const at::Tensor u_TD = kernels::rms_norm_layer(x_TD, norm_, eps_);
+    const moe::Routing routing = router_.route(u_TD, pass.segments, pass.routing);
+    const moe::Dispatched dispatched = dispatcher_.dispatch(u_TD, routing);
+    const at::Tensor base_TD = shared_ ? shared_->forward(u_TD, pass, x_TD) : x_TD;
+    return dispatcher_.combine(experts_.forward(dispatched.rows, dispatched.offsets), dispatched.handle, base_TD);
+  }
+
+  [[nodiscard]] std::vector<LinearLayer*> linears() override {
+    if (!shared_) return {};
+    return {&shared_->gate_up, &shared_->down};
+  }
+
+  void list_weights(const std::string& prefix, std::vector<NamedWeight>& list) const override {
+    const std::string layer = prefix + names_.layer;
+    list_weight(prefix + kNormName + ".weight", norm_, list);
+    list_weight(layer + ".gate.weight", router_.weight(), list);
+    if (router_.bias()) {
+      list_weight(layer + ".gate.e_score_correction_bias", router_.bias(), list);
+      list.back().buffer = true;
+    }
+    const int64_t width = config_.intermediate_size;
+    for (int64_t e = 0; e < config_.num_experts; ++e) {
+      const std::string expert = layer + ".experts." + std::to_string(e) + ".";
+      list.push_back({expert + names_.gate + ".weight", experts_.gate_up(), 2 * e * width, {width, dim_}, false, true});
+      list.push_back({expert + names_.up + ".weight", experts_.gate_up(), (2 * e + 1) * width, {width, dim_}, false, true});
+      list.push_back({expert + names_.down + ".weight", experts_.down(), e * dim_, {dim_, width}, false, true});
+    }
+    if (!shared_) return;
+    list_linear(prefix, shared_->gate_up, list);
+    list_linear(prefix, shared_->down, list);
+  }
+
+  void list_stacks(const std::string& prefix, std::vector<NamedWeight>& list) const override {
+    const int64_t experts = config_.num_experts, width = config_.intermediate_size;
+    list.push_back({prefix + "mlp.experts.gate_up_proj", experts_.gate_up(), 0, {experts, 2 * width, dim_}});
+    list.push_back({prefix + "mlp.experts.down_proj", experts_.down(), 0, {experts, dim_, width}});
+  }
+
+  [[nodiscard]] moe::Router* router() override { return &router_; }
+
+ private:
+  moe::MoeConfig config_;
+  ExpertNames names_;
+  int64_t dim_;
+  float eps_;
+  kernels::ParameterPtr norm_;
+  moe::Router router_;
+  moe::LocalDispatcher dispatcher_;
+  moe::Experts experts_;
+  std::unique_ptr<Mlp> shared_;
+};
+
+}  // namespace
+
+std::unique_ptr<FeedForward> make_dense_mlp(const ModelConfig& config) { return std::make_unique<DenseMlp>(config); }
+std::unique_ptr<FeedForward> make_moe_layer(const ModelConfig& config) { return std::make_unique<MoeLayer>(config); }
+
+}  // namespace tessera::model

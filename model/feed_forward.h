@@ -1,0 +1,31 @@
+// The feed-forward half of a block, its norm and residual included: a SwiGLU MLP, or routed experts beside shared ones.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "model/config.h"
+#include "model/layers.h"
+#include "moe/router.h"
+
+namespace tessera::model {
+
+class FeedForward {
+ public:
+  virtual ~FeedForward() = default;
+
+  /// x: [T, D]. Returns x plus the layer's output.
+  virtual at::Tensor forward(const at::Tensor& x_TD, const Pass& pass) = 0;
+
+  [[nodiscard]] virtual std::vector<LinearLayer*> linears() = 0;
+  virtual void list_weights(const std::string& prefix, std::vector<NamedWeight>& list) const = 0;
+  /// Whole stacks of experts under the names that some files have instead of one tensor an expert.
+  virtual void list_stacks(const std::string& prefix, std::vector<NamedWeight>& list) const = 0;
+  /// Null in a dense layer.
+  [[nodiscard]] virtual moe::Router* router() { return nullptr; }
+};
+
+[[nodiscard]] std::unique_ptr<FeedForward> make_dense_mlp(const ModelConfig& config);
+[[nodiscard]] std::unique_ptr<FeedForward> make_moe_layer(const ModelConfig& config);
+
+}  // namespace tessera::model

@@ -1,0 +1,28 @@
+// The routed experts of a layer: SwiGLU MLPs, stacked in memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "kernels/grouped_gemm.h"
+#include "moe/config.h"
+
+namespace tessera::moe {
+
+class Experts final {
+ public:
+  /// Allocates gate_up [E 2I, D] (of each expert the gate's rows, then up's) and down [E D, I].
+  Experts(const MoeConfig& config, int64_t dim);
+
+  /// rows: [N, D] sorted by expert; offsets: [E + 1]. Returns [N, D].
+  [[nodiscard]] at::Tensor forward(const at::Tensor& rows, const std::vector<int64_t>& offsets) const;
+
+  [[nodiscard]] const kernels::ParameterPtr& gate_up() const { return gate_up_.weight; }
+  [[nodiscard]] const kernels::ParameterPtr& down() const { return down_.weight; }
+
+ private:
+  kernels::GroupedLinearSpec gate_up_, down_;
+};
+
+}  // namespace tessera::moe

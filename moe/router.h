@@ -1,0 +1,58 @@
+// The router of a mixture-of-experts layer (DeepSeek-V3, arXiv 2412.19437, section 2.1.2): scores every expert for every
+// token in float32, chooses top-k and weighs the choice. It adds its own losses' gradients and counts what it chose.
+//
+// Legend: T tokens, D model dim, E experts, K choices a token.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "core/segment.h"
+#include "kernels/parameter.h"
+#include "moe/config.h"
+
+namespace tessera::moe {
+
+/// What one training step makes of a layer's routing: sums over its micro-batches on this rank.
+struct RouterStatistics {
+  std::vector<int64_t> counts;  // [E] tokens that chose the expert
+  double balance_loss = 0, z_loss = 0;
+};
+
+/// Weights of the router's losses in one forward pass, their global denominators included. `statistics` off: nothing is
+/// counted or added (evaluation, generation).
+struct RoutingTerms {
+  bool statistics = false;
+  double balance_weight = 0;  // of each segment's sequence-wise balance loss
+  double z_weight = 0;        // of each token's squared log-sum-exp
+};
+
+struct Routing {
+  at::Tensor weights;  // [T, K] float32, differentiable
+  at::Tensor experts;  // [T, K] int32, best first
+};
+
+class Router final {
+ public:
+  /// `dim` is D. Allocates weight [E, D] and, with config.correction_bias, bias [E].
+  Router(const MoeConfig& config, int64_t dim);
+
+  /// x: [T, D]. Scores are sigmoid or softmax of x W^T; the bias and the groups decide who is chosen, the scores alone how
+  /// much it weighs. `segments` bound the sequences of the balance loss, eq. 17-20 of the paper. The gradients of the
+  /// losses join that of the weights in the backward pass, which expects a loss of gradient 1.
+  Routing route(const at::Tensor& x, const std::vector<Segment>& segments, const RoutingTerms& terms);
+
+  [[nodiscard]] const MoeConfig& config() const { return config_; }
+  [[nodiscard]] const kernels::ParameterPtr& weight() const { return weight_; }
+  [[nodiscard]] const kernels::ParameterPtr& bias() const { return bias_; }
+  [[nodiscard]] RouterStatistics& statistics() { return statistics_; }
+  void reset_statistics();
+
+ private:
+  MoeConfig config_;
+  kernels::ParameterPtr weight_, bias_;
+  RouterStatistics statistics_;
+};
+
+}  // namespace tessera::moe

@@ -1,0 +1,39 @@
+// The terms of a step's loss and their denominators, which are global: over all ranks and micro-batches of the step, and
+// known before the first forward pass, so that neither micro-batch size nor number of ranks changes the sum.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "data/batch.h"
+#include "model/causal_lm.h"
+#include "parallel/communicator.h"
+#include "trainer/config.h"
+
+namespace tessera::trainer {
+
+struct StepCounts {
+  int64_t targets = 0, tokens = 0, documents = 0;
+  std::vector<int64_t> mtp_targets;  // of each MTP module
+};
+
+/// Counts this rank's step and sums over `dp`. Collective. `mtp_depth`: number of MTP modules that are trained.
+[[nodiscard]] StepCounts count_step(const data::StepBatch& batch, int64_t mtp_depth, parallel::Communicator& dp);
+
+/// Weights that carry every factor.
+struct LossTerms {
+  float target_weight = 0;          // 1 / targets
+  std::vector<double> mtp_weights;  // of module k: loss_weight / modules / its targets
+  moe::RoutingTerms routing;        // balance: per document and layer; z: per token and layer
+};
+[[nodiscard]] LossTerms loss_terms(const StepCounts& counts, const MoeTrainingConfig& moe, const MtpTrainingConfig& mtp, bool has_experts);
+
+/// One rank's part of the step's loss.
+struct StepLoss {
+  double cross_entropy = 0, mtp = 0;
+};
+
+/// Forward and backward of one micro-batch. The router's losses are counted in the routers' statistics.
+void run_micro_batch(model::CausalLM& model, const data::MicroBatch& micro, const LossTerms& terms, StepLoss& loss);
+
+}  // namespace tessera::trainer
