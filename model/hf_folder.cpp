@@ -68,6 +68,7 @@ class Loader final {
       throw ConfigError(detail::concat(file->path().string(), ": tensor '", weight.name, "' has shape ", file->view(weight.name).sizes(),
                                        " where config.json makes it ", at::IntArrayRef(weight.shape)));
     weight.view().copy_(read_tensor(source_, weight.name, block_, used_));
+    file->release(weight.name);
     return true;
   }
 
