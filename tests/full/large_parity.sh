@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Parity with transformers at full size: SmolLM2's optimizer step, 20 chats, every variant of every model family, tokenizers on more than 1 MB of text with
-# other pre-tokenizers and of other families, and a tokenizer trained on 20 MB.
+# Parity with transformers at full size: SmolLM2's optimizer step, 20 chats, every variant of every model family,
+# tokenizers on more than 1 MB of text with other pre-tokenizers and of other families, and a tokenizer trained on 20 MB.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONDONTWRITEBYTECODE=1
