@@ -2,22 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
-#include <vector>
 
 #include "model/causal_lm.h"
+#include "model/lora_config.h"
 
 namespace tessera::model {
-
-struct LoraConfig {
-  int64_t r = 16;
-  double alpha = 32;
-  double dropout = 0.0;
-  std::vector<std::string> target_modules = {"q_proj", "k_proj", "v_proj", "o_proj"};
-
-  void validate() const;
-  [[nodiscard]] double scale() const { return alpha / static_cast<double>(r); }
-};
 
 /// Adds adapters to every linear whose last name is a target module: A uniform within 1/sqrt(in), as
 /// in PEFT, B zero. Throws ConfigError for a target module that no layer has.

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "data/dataset.h"
-#include "model/lora.h"
+#include "model/lora_config.h"
 #include "parallel/mesh.h"
 
 namespace tessera::trainer {
