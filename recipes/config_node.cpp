@@ -23,10 +23,17 @@ std::string place(const YAML::Mark& mark, const std::string& name) {
   return mark.line < 0 ? name : name + ":" + std::to_string(mark.line + 1);
 }
 
+/// `!name` before a value says how to read it; dropping it would change what was written.
+void refuse_tag(const YAML::Node& node, const std::string& where) {
+  const std::string& tag = node.Tag();
+  if (!tag.empty() && tag != "?" && tag != "!") fail(where, "the tag '" + tag + "' is not supported; put text that begins with ! in quotes");
+}
+
 ConfigNode convert(const YAML::Node& node, const std::string& name, const std::string& parent, int depth, size_t& nodes) {
   ConfigNode result;
   result.where = place(node.Mark(), name);
   if (depth > kMaxDepth || ++nodes > kMaxNodes) fail(result.where, "nested too deeply or too large for a recipe");
+  refuse_tag(node, result.where);
   switch (node.Type()) {
     case YAML::NodeType::Scalar:
       result.kind = ConfigNode::Kind::kScalar;
@@ -43,6 +50,7 @@ ConfigNode convert(const YAML::Node& node, const std::string& name, const std::s
         if (!entry.first.IsScalar()) fail(result.where, "a key must be a plain word");
         const std::string key = entry.first.Scalar();
         const std::string where = place(entry.first.Mark(), name);
+        refuse_tag(entry.first, where);
         if (!data::is_valid_utf8(key)) fail(where, "not UTF-8 text");
         if (key.size() > kMaxKey) fail(where, detail::concat("a key is longer than ", kMaxKey, " characters"));
         if (const ConfigNode* first = result.find(key); first != nullptr)

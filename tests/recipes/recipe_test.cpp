@@ -103,6 +103,8 @@ TEST(Recipe, WrongValuesNameTheKeyTheLineAndTheRemedy) {
       {"optimizer: {betas: [0.9, 1.0]}", "must be in [0, 1)"},
       {"lr_schedule: {name: cosin}", "did you mean 'cosine'?"},
       {"lr_schedule: {final_lr: 2}", "lr_schedule.final_lr = 2 is a share of lr"},
+      {"name: !tiny", "the tag '!tiny' is not supported"},
+      {"name: ''", "name is empty"},
       {"checkpoint: {keep: 0}", "checkpoint.keep = 0 must be at least 1"},
       {"communication: {timeout_seconds: 0}", "communication.timeout_seconds = 0 must be at least 1"},
       {"task: grpo", "task = grpo is not available in this version"},
