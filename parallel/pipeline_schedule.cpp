@@ -81,6 +81,17 @@ class RankWriter final {
   std::deque<Action> waiting_;
 };
 
+/// A schedule on a V: body(writer, rank) writes each rank's list, lane 0 on the way down, lane 1 on the way back.
+template <typename Body>
+PipelineSchedule make_on_v(const std::string& name, int32_t ranks, int32_t microbatches, const Body& body) {
+  PipelineSchedule schedule = make_empty(name, Shape::kV, ranks, 2 * ranks, microbatches);
+  for (int32_t r = 0; r < ranks; ++r) {
+    RankWriter rank(schedule.ranks[static_cast<size_t>(r)], {{r, 0, microbatches}, {2 * ranks - 1 - r, 0, microbatches}});
+    body(rank, r);
+  }
+  return schedule;
+}
+
 /// DualPipe's eight phases on one rank, `h` places from its end of `half` ranks; lane 0 begins here, lane 1 comes back.
 void write_dual(RankWriter& rank, int32_t half, int32_t h, int32_t microbatches_a_lane) {
   const int32_t inner = half - h - 1;
@@ -200,9 +211,7 @@ PipelineSchedule make_interleaved_1f1b(int32_t ranks, int32_t microbatches, int3
 
 PipelineSchedule make_zero_bubble_v(int32_t ranks, int32_t microbatches) {
   check_microbatches("zb_v", ranks, microbatches);
-  PipelineSchedule schedule = make_empty("zb_v", Shape::kV, ranks, 2 * ranks, microbatches);
-  for (int32_t r = 0; r < ranks; ++r) {
-    RankWriter rank(schedule.ranks[static_cast<size_t>(r)], {{r, 0, microbatches}, {2 * ranks - 1 - r, 0, microbatches}});
+  return make_on_v("zb_v", ranks, microbatches, [&](RankWriter& rank, int32_t r) {
     const auto backward_and_weight = [&](size_t lane) { rank.backward(lane, true), rank.weight(); };
     for (int32_t i = 0; i < 2 * (ranks - r) - 1; ++i) rank.forward(0);
     for (int32_t i = 0; i < r; ++i) rank.forward(1), rank.forward(0);
@@ -216,8 +225,7 @@ PipelineSchedule make_zero_bubble_v(int32_t ranks, int32_t microbatches) {
     for (int32_t i = 0; i < r; ++i) rank.backward(0, true), rank.backward(1, true);
     for (int32_t i = 0; i < ranks - r; ++i) rank.backward(0, true), rank.weight();
     rank.weights_left();
-  }
-  return schedule;
+  });
 }
 
 PipelineSchedule make_dualpipe(int32_t ranks, int32_t microbatches) {
@@ -236,12 +244,7 @@ PipelineSchedule make_dualpipe(int32_t ranks, int32_t microbatches) {
 
 PipelineSchedule make_dualpipe_v(int32_t ranks, int32_t microbatches) {
   check_microbatches("dualpipe_v", ranks, microbatches);
-  PipelineSchedule schedule = make_empty("dualpipe_v", Shape::kV, ranks, 2 * ranks, microbatches);
-  for (int32_t r = 0; r < ranks; ++r) {
-    RankWriter rank(schedule.ranks[static_cast<size_t>(r)], {{r, 0, microbatches}, {2 * ranks - 1 - r, 0, microbatches}});
-    write_dual(rank, ranks, r, microbatches);
-  }
-  return schedule;
+  return make_on_v("dualpipe_v", ranks, microbatches, [&](RankWriter& rank, int32_t r) { write_dual(rank, ranks, r, microbatches); });
 }
 
 PipelineSchedule make_pipeline_schedule(const std::string& name, int32_t ranks, int32_t microbatches, int32_t stages_per_rank) {
