@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 namespace tessera::kernels {
 
@@ -21,5 +22,8 @@ struct Parameter {
   }
 };
 using ParameterPtr = std::shared_ptr<Parameter>;
+
+/// Frozen; allocated but not touched, so that memory is spent only when it is filled.
+[[nodiscard]] ParameterPtr make_parameter(const std::vector<int64_t>& shape);
 
 }  // namespace tessera::kernels

@@ -27,11 +27,11 @@ at::Tensor last_rows(const std::vector<Segment>& segments) {
 }  // namespace
 
 CausalLM::CausalLM(ModelConfig config) : config_(std::move(config)) {
-  embedding_ = make_parameter({config_.vocab_size, config_.hidden_size});
+  embedding_ = kernels::make_parameter({config_.vocab_size, config_.hidden_size});
   for (int64_t i = 0; i < config_.num_hidden_layers; ++i) blocks_.push_back(std::make_unique<Block>(config_, i));
-  head_.weight = config_.tie_word_embeddings ? embedding_ : make_parameter({config_.vocab_size, config_.hidden_size});
+  head_.weight = config_.tie_word_embeddings ? embedding_ : kernels::make_parameter({config_.vocab_size, config_.hidden_size});
   head_.prologue = kernels::Prologue::kRmsNorm;
-  head_.norm = make_parameter({config_.hidden_size});
+  head_.norm = kernels::make_parameter({config_.hidden_size});
   head_.norm_eps = static_cast<float>(config_.rms_norm_eps);
   for (int64_t i = 0; i < config_.num_mtp_modules; ++i)
     mtp_.push_back(std::make_unique<MtpModule>(config_, config_.num_hidden_layers + i, head_.weight));

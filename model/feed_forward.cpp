@@ -47,7 +47,7 @@ class MoeLayer final : public FeedForward {
  public:
   explicit MoeLayer(const ModelConfig& c)
       : config_(c.moe), names_(c.expert_names), dim_(c.hidden_size), eps_(static_cast<float>(c.rms_norm_eps)),
-        norm_(make_parameter({c.hidden_size})), router_(c.moe, c.hidden_size), dispatcher_(c.moe.num_experts), experts_(c.moe, c.hidden_size) {
+        norm_(kernels::make_parameter({c.hidden_size})), router_(c.moe, c.hidden_size), dispatcher_(c.moe.num_experts), experts_(c.moe, c.hidden_size) {
     if (c.moe.shared_intermediate_size > 0)
       shared_ = std::make_unique<Mlp>(names_.layer + ".shared_experts", dim_, c.moe.shared_intermediate_size, false);
   }

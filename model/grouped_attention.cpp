@@ -17,7 +17,7 @@ class GroupedAttention final : public Attention {
                        c.attention_bias);
     put_norm_in_front(qkv_, "input_layernorm", c.rms_norm_eps);
     out_ = make_linear({{"self_attn.o_proj", c.hidden_size}}, queries, c.attention_output_bias);
-    if (normalized_) norms_ = {make_parameter({c.head_dim}), make_parameter({c.head_dim}), static_cast<float>(c.rms_norm_eps)};
+    if (normalized_) norms_ = {kernels::make_parameter({c.head_dim}), kernels::make_parameter({c.head_dim}), static_cast<float>(c.rms_norm_eps)};
   }
 
   at::Tensor forward(const at::Tensor& x_TD, const Pass& pass, int64_t layer) override {

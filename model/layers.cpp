@@ -22,12 +22,6 @@ int64_t NamedWeight::offset() const {
   return row_begin * (value.numel() / std::max<int64_t>(1, value.size(0)));
 }
 
-kernels::ParameterPtr make_parameter(std::vector<int64_t> shape) {
-  auto parameter = std::make_shared<kernels::Parameter>();
-  parameter->value = at::empty(shape, at::kFloat);
-  return parameter;
-}
-
 LinearLayer make_linear(std::vector<std::pair<std::string, int64_t>> parts, int64_t in, bool bias) {
   LinearLayer layer;
   int64_t out = 0;
@@ -35,15 +29,15 @@ LinearLayer make_linear(std::vector<std::pair<std::string, int64_t>> parts, int6
     layer.parts.push_back({name, out, out + rows});
     out += rows;
   }
-  layer.spec.weight = make_parameter({out, in});
-  if (bias) layer.spec.bias = make_parameter({out});
+  layer.spec.weight = kernels::make_parameter({out, in});
+  if (bias) layer.spec.bias = kernels::make_parameter({out});
   return layer;
 }
 
 void put_norm_in_front(LinearLayer& layer, std::string name, double eps) {
   layer.norm_name = std::move(name);
   layer.spec.prologue = kernels::Prologue::kRmsNorm;
-  layer.spec.norm = make_parameter({layer.spec.weight->value.size(1)});
+  layer.spec.norm = kernels::make_parameter({layer.spec.weight->value.size(1)});
   layer.spec.norm_eps = static_cast<float>(eps);
 }
 

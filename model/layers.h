@@ -40,8 +40,6 @@ struct LinearLayer {
   std::string norm_name;  // of the norm in front, where there is one
 };
 
-/// Allocated but not touched, so that memory is spent only when it is filled.
-[[nodiscard]] kernels::ParameterPtr make_parameter(std::vector<int64_t> shape);
 /// `parts`: names and rows.
 [[nodiscard]] LinearLayer make_linear(std::vector<std::pair<std::string, int64_t>> parts, int64_t in, bool bias);
 void put_norm_in_front(LinearLayer& layer, std::string name, double eps);

@@ -1,8 +1,5 @@
 #include "model/lora.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-
 #include <cmath>
 #include <set>
 
@@ -48,10 +45,9 @@ void add_adapters(CausalLM& model, const LoraConfig& config, uint64_t seed) {
         known.insert(last_name(part.name));
         if (wanted.count(last_name(part.name)) == 0) continue;
         kernels::LowRankSlice slice;
-        slice.a = std::make_shared<kernels::Parameter>();
-        slice.b = std::make_shared<kernels::Parameter>();
-        slice.a->value = at::empty({config.r, layer->spec.weight->value.size(1)}, at::kFloat);
-        slice.b->value = at::zeros({part.out_end - part.out_begin, config.r}, at::kFloat);
+        slice.a = kernels::make_parameter({config.r, layer->spec.weight->value.size(1)});
+        slice.b = kernels::make_parameter({part.out_end - part.out_begin, config.r});
+        slice.b->value.zero_();
         fill_a(slice.a->value, seed, tensor++);
         slice.scale = config.scale();
         slice.out_begin = part.out_begin;

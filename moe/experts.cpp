@@ -1,15 +1,11 @@
 #include "moe/experts.h"
 
-#include <ATen/ops/empty.h>
-
 namespace tessera::moe {
 
 namespace {
 
 kernels::GroupedLinearSpec make_stack(int64_t experts, int64_t out, int64_t in, kernels::Prologue prologue) {
-  auto parameter = std::make_shared<kernels::Parameter>();
-  parameter->value = at::empty({experts * out, in}, at::kFloat);
-  return {parameter, experts, prologue};
+  return {kernels::make_parameter({experts * out, in}), experts, prologue};
 }
 
 }  // namespace

@@ -192,16 +192,10 @@ struct RouteFunction : torch::autograd::Function<RouteFunction> {
   }
 };
 
-kernels::ParameterPtr make_parameter(std::vector<int64_t> shape) {
-  auto parameter = std::make_shared<kernels::Parameter>();
-  parameter->value = at::empty(shape, at::kFloat);
-  return parameter;
-}
-
 }  // namespace
 
-Router::Router(const MoeConfig& config, int64_t dim) : config_(config), weight_(make_parameter({config.num_experts, dim})) {
-  if (config.correction_bias) bias_ = make_parameter({config.num_experts});
+Router::Router(const MoeConfig& config, int64_t dim) : config_(config), weight_(kernels::make_parameter({config.num_experts, dim})) {
+  if (config.correction_bias) bias_ = kernels::make_parameter({config.num_experts});
   reset_statistics();
 }
 
