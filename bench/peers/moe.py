@@ -9,6 +9,7 @@ Each contender runs in a process of its own; the first two steps are left out; p
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,23 @@ def config(arguments, experts):
         num_attention_heads=4, num_key_value_heads=4, q_lora_rank=128, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=32,
         v_head_dim=32, n_routed_experts=experts, n_shared_experts=1, num_experts_per_tok=4, n_group=1, topk_group=1,
         first_k_dense_replace=1, max_position_embeddings=1024, eos_token_id=2, bos_token_id=1, pad_token_id=0)
+
+
+def active_parameters(c):
+    """Weights that a token is multiplied by, attention's own products apart."""
+    heads, queries = c.num_attention_heads, c.qk_nope_head_dim + c.qk_rope_head_dim
+    attention = (c.hidden_size * (c.q_lora_rank + c.kv_lora_rank + c.qk_rope_head_dim) + c.q_lora_rank * heads * queries +
+                 c.kv_lora_rank * heads * (c.qk_nope_head_dim + c.v_head_dim) + heads * c.v_head_dim * c.hidden_size)
+    dense = 3 * c.hidden_size * c.intermediate_size
+    experts = 3 * c.hidden_size * c.moe_intermediate_size * (c.num_experts_per_tok + c.n_shared_experts) + c.hidden_size * c.n_routed_experts
+    routed = c.num_hidden_layers - c.first_k_dense_replace
+    return c.num_hidden_layers * attention + c.first_k_dense_replace * dense + routed * experts + c.hidden_size * c.vocab_size
+
+
+def gemm_peak(threads):
+    """GFLOP/s of a product of 2048 x 2048, as `tessera doctor --measure` finds it."""
+    text = subprocess.run([BINARY, "doctor", "--measure"], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS=str(threads))).stdout
+    return float(re.search(r"product of 2048 x 2048: (\d+) GFLOP/s", text).group(1))
 
 
 def make_folder(arguments, experts, folder):
@@ -111,13 +129,18 @@ def main():
                 file.write(json.dumps({"tokens": tokens, "loss_mask": [0] + [1] * (arguments.length - 1)}) + "\n")
         tokens = arguments.rows * arguments.length
         print(f"{tokens} tokens a step, 6 layers of width 256, experts of width {arguments.width}, top 4, {arguments.threads} threads")
+        peak = gemm_peak(arguments.threads)
+        print(f"product of 2048 x 2048: {peak:.0f} GFLOP/s")
         medians = {}
         for experts in (32, 8, 64):
             folder = Path(scratch) / f"model-{experts}"
             make_folder(arguments, experts, folder)
             for name in arguments.only if experts == 32 else [n for n in arguments.only if n == "tessera"]:
                 medians[name, experts] = measure(name, arguments, folder)
-                print(f"{experts:3d} experts  {name:21s} {medians[name, experts]:6.3f} s a step  {tokens / medians[name, experts]:7.0f} tokens/s", flush=True)
+                speed = tokens / medians[name, experts]
+                share = 6e-9 * active_parameters(config(arguments, experts)) * speed / peak
+                print(f"{experts:3d} experts  {name:21s} {medians[name, experts]:6.3f} s a step  {speed:7.0f} tokens/s  "
+                      f"{share:5.1%} of that product (6 N tokens, N active)", flush=True)
         for theirs in ("transformers-grouped", "transformers-eager"):
             if (theirs, 32) in medians and ("tessera", 32) in medians:
                 print(f"tessera against {theirs}: {medians[theirs, 32] / medians['tessera', 32]:.2f}x")
