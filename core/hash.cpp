@@ -35,6 +35,8 @@ std::string hash_bytes(std::string_view bytes) {
   return hasher.hex();
 }
 
+uint64_t hash64(std::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
 std::string hash_file(const std::filesystem::path& path) {
   constexpr size_t kAtOnce = size_t{1} << 26;
   const MappedFile file(path);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -26,6 +27,8 @@ class Hasher final {
 };
 
 [[nodiscard]] std::string hash_bytes(std::string_view bytes);
+/// 64 bits of it, as a number: to make a key of a name.
+[[nodiscard]] uint64_t hash64(std::string_view bytes);
 
 /// Throws Error, naming the path, when the file cannot be read.
 [[nodiscard]] std::string hash_file(const std::filesystem::path& path);

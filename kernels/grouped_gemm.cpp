@@ -131,8 +131,10 @@ struct GroupedLinearFunction : torch::autograd::Function<GroupedLinearFunction> 
     const at::Tensor dy = gradients[0].contiguous();
     const bool swiglu_in_front = spec.prologue == Prologue::kSwiglu;
     if (spec.weight->trainable()) {
-      add_weight_gradient(dy, swiglu_in_front ? swiglu(x) : x, spec, offsets);
-      spec.weight->gradient_added();
+      spec.weight->now_or_later([dy, x, offsets, swiglu_in_front, &spec] {
+        add_weight_gradient(dy, swiglu_in_front ? swiglu(x) : x, spec, offsets);
+        spec.weight->gradient_added();
+      });
     }
     at::Tensor dx;
     if (ctx->needs_input_grad(0)) {

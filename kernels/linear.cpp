@@ -1,5 +1,6 @@
 #include "kernels/linear.h"
 
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
@@ -46,18 +47,42 @@ void add_adapters(const at::Tensor& u, const LinearSpec& spec, at::Tensor& y) {
   }
 }
 
-void adapters_backward(const at::Tensor& dy, const at::Tensor& u, const LinearSpec& spec, at::Tensor& du) {
-  for (const auto& slice : spec.adapters) {
-    const at::Tensor dy_slice = dy.slice(1, slice.out_begin, slice.out_end);
-    const at::Tensor d_low = product(dy_slice, slice.b->value).mul_(slice.scale);
-    if (slice.b->trainable()) {
-      const at::Tensor low = product_with_transposed(u, slice.a->value);
-      gemm(dy_slice, Transpose::kYes, low, Transpose::kNo, slice.b->gradient, slice.scale, 1.0);
-      slice.b->gradient_added();
-      gemm(d_low, Transpose::kYes, u, Transpose::kNo, slice.a->gradient, 1.0, 1.0);
-      slice.a->gradient_added();
-    }
-    if (du.defined()) gemm(d_low, Transpose::kNo, slice.a->value, Transpose::kNo, du, 1.0, 1.0);
+/// Gradients of the adapters' inner products u A^T, one a slice.
+std::vector<at::Tensor> low_rank_gradients(const at::Tensor& dy, const LinearSpec& spec) {
+  std::vector<at::Tensor> gradients;
+  for (const auto& slice : spec.adapters)
+    gradients.push_back(product(dy.slice(1, slice.out_begin, slice.out_end), slice.b->value).mul_(slice.scale));
+  return gradients;
+}
+
+bool trains(const LinearSpec& spec) {
+  if (spec.weight->trainable() || (spec.bias && spec.bias->trainable())) return true;
+  for (const auto& slice : spec.adapters)
+    if (slice.b->trainable()) return true;
+  return false;
+}
+
+/// Gradients of weight, bias and adapters.
+void weights_backward(const at::Tensor& dy, const at::Tensor& x, const std::vector<at::Tensor>& d_lows, const LinearSpec& spec) {
+  at::NoGradGuard no_grad;
+  const bool needs_input = spec.weight->trainable() || !spec.adapters.empty();
+  const at::Tensor u = needs_input ? apply_prologue(x, spec, nullptr) : at::Tensor();
+  if (spec.weight->trainable()) {
+    gemm(dy, Transpose::kYes, u, Transpose::kNo, spec.weight->gradient, 1.0, 1.0);
+    spec.weight->gradient_added();
+  }
+  if (spec.bias && spec.bias->trainable()) {
+    spec.bias->gradient.add_(dy.sum(0));
+    spec.bias->gradient_added();
+  }
+  for (size_t i = 0; i < spec.adapters.size(); ++i) {
+    const LowRankSlice& slice = spec.adapters[i];
+    if (!slice.b->trainable()) continue;
+    const at::Tensor low = product_with_transposed(u, slice.a->value);
+    gemm(dy.slice(1, slice.out_begin, slice.out_end), Transpose::kYes, low, Transpose::kNo, slice.b->gradient, slice.scale, 1.0);
+    slice.b->gradient_added();
+    gemm(d_lows[i], Transpose::kYes, u, Transpose::kNo, slice.a->gradient, 1.0, 1.0);
+    slice.a->gradient_added();
   }
 }
 
@@ -82,20 +107,13 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     const auto saved = ctx->get_saved_variables();
     const at::Tensor& x = saved[0];
     const at::Tensor dy = gradients[0].contiguous();
-    const bool needs_input = spec.weight->trainable() || !spec.adapters.empty();
-    const at::Tensor u = needs_input ? apply_prologue(x, spec, nullptr) : at::Tensor();
-    if (spec.weight->trainable()) {
-      gemm(dy, Transpose::kYes, u, Transpose::kNo, spec.weight->gradient, 1.0, 1.0);
-      spec.weight->gradient_added();
-    }
-    if (spec.bias && spec.bias->trainable()) {
-      spec.bias->gradient.add_(dy.sum(0));
-      spec.bias->gradient_added();
-    }
+    const auto d_lows = low_rank_gradients(dy, spec);
+    if (trains(spec)) spec.weight->now_or_later([dy, x, d_lows, &spec] { weights_backward(dy, x, d_lows, spec); });
     const bool norm_trains = spec.prologue == Prologue::kRmsNorm && spec.norm->trainable();
     at::Tensor du;
     if (ctx->needs_input_grad(0) || norm_trains) du = product(dy, spec.weight->value);
-    adapters_backward(dy, u, spec, du);
+    for (size_t i = 0; du.defined() && i < d_lows.size(); ++i)
+      gemm(d_lows[i], Transpose::kNo, spec.adapters[i].a->value, Transpose::kNo, du, 1.0, 1.0);
     at::Tensor dx = du;
     if (du.defined() && spec.prologue == Prologue::kRmsNorm) {
       dx = rms_norm_backward(du, x, spec.norm->value, saved[1], norm_trains ? spec.norm->gradient : at::Tensor());

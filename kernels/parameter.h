@@ -7,18 +7,36 @@
 
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace tessera::kernels {
+
+/// Weight gradients of a pipeline stage that wait for a later action of the schedule (zero-bubble schedules), so that the
+/// gradient of the input can be sent on first.
+struct GradientQueue {
+  bool deferring = false;
+  std::vector<std::function<void()>> waiting;
+};
 
 struct Parameter {
   at::Tensor value;                   // float32, contiguous
   at::Tensor gradient;                // same shape, float32; undefined: frozen
   std::function<void()> on_gradient;  // called after each addition; may be empty
+  GradientQueue* queue = nullptr;     // of the stage, where a pipeline runs
 
   [[nodiscard]] bool trainable() const { return gradient.defined(); }
   void gradient_added() const {
     if (on_gradient) on_gradient();
+  }
+  /// Runs `work`, which adds to the gradients of a layer that owns this parameter, now or when the schedule says.
+  template <typename WeightWork>
+  void now_or_later(WeightWork&& work) const {
+    if (queue != nullptr && queue->deferring) {
+      queue->waiting.emplace_back(std::forward<WeightWork>(work));
+    } else {
+      work();
+    }
   }
 };
 using ParameterPtr = std::shared_ptr<Parameter>;

@@ -1,7 +1,7 @@
 // Moving token rows to their experts and back: a gather into rows sorted by expert, and the weighted sum over each token's
 // experts. Each output row is written by one thread and summed in the order of the token's choices.
 //
-// Legend: T tokens, D model dim, K choices a token, N = T K rows.
+// Legend: T tokens, D model dim, K choices a token, N rows: T K, or fewer where some choices have no row.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,7 +14,7 @@ namespace tessera::kernels {
 /// Which row belongs to which (token, choice), both ways.
 struct RowMap {
   int64_t tokens = 0, choices = 0;
-  std::vector<int64_t> row_of;    // [T K]: row of choice k of token t at t K + k
+  std::vector<int64_t> row_of;    // [T K]: row of choice k of token t at t K + k; -1: this choice has no row here
   std::vector<int64_t> slot_of;   // [N]: t K + k of a row
 };
 using RowMapPtr = std::shared_ptr<const RowMap>;
@@ -24,5 +24,8 @@ at::Tensor gather_rows(const at::Tensor& x, const RowMapPtr& map);
 
 /// base + sum over k of weights[t, k] rows[row_of(t, k)]. rows: [N, D], weights: [T, K], base: [T, D]. Returns [T, D].
 at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& base, const RowMapPtr& map);
+
+/// The same with all weights 1.
+at::Tensor sum_rows(const at::Tensor& rows, const at::Tensor& base, const RowMapPtr& map);
 
 }  // namespace tessera::kernels

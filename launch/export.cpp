@@ -101,7 +101,7 @@ void export_checkpoint(const fs::path& folder, const Options& options) {
     if (model::hash_weights(base) != state.at("base_hash").get<std::string>())
       throw ConfigError("the base model " + base.string() + " has changed since the adapter was trained on it");
   }
-  model::add_adapters(model, *lora, 0);
+  model::check_targets(model::add_adapters(model, *lora, 0), *lora);
   read_all(model.adapter_weights());
   if (options.merge_lora) {
     model::merge_adapters(model);

@@ -1,10 +1,21 @@
 #include "model/block.h"
 
+#include "model/recompute.h"
+
 namespace tessera::model {
 
-Block::Block(const ModelConfig& config, int64_t layer)
+Block::Block(const ModelConfig& config, int64_t layer, parallel::Communicator* ep)
     : layer_(layer), attention_(make_attention(config)),
-      mlp_(config.is_moe_layer(layer) ? make_moe_layer(config) : make_dense_mlp(config)) {}
+      mlp_(config.is_moe_layer(layer) ? make_moe_layer(config, ep) : make_dense_mlp(config)) {}
+
+at::Tensor Block::forward(const at::Tensor& x_TD, const Pass& pass) {
+  if (pass.recompute != Recompute::kFull) return mlp_->forward(attention_->forward(x_TD, pass, layer_), pass);
+  return recomputed(x_TD, [this, inner = pass](const at::Tensor& x, bool again) mutable {
+    inner.recompute = Recompute::kNone;
+    inner.routing.again = again;
+    return mlp_->forward(attention_->forward(x, inner, layer_), inner);
+  });
+}
 
 std::vector<LinearLayer*> Block::linears() const {
   auto all = attention_->linears();

@@ -12,16 +12,18 @@ namespace tessera::model {
 
 class Block final {
  public:
-  /// `layer` numbers the block in file names, in the cache, and says whether it has experts.
-  Block(const ModelConfig& config, int64_t layer);
+  /// `layer` numbers the block in file names, in the cache, and says whether it has experts, which `ep` shares out.
+  Block(const ModelConfig& config, int64_t layer, parallel::Communicator* ep = nullptr);
 
-  at::Tensor forward(const at::Tensor& x_TD, const Pass& pass) { return mlp_->forward(attention_->forward(x_TD, pass, layer_), pass); }
+  at::Tensor forward(const at::Tensor& x_TD, const Pass& pass);
   at::Tensor decode(const at::Tensor& x_TD, const Pass& pass) { return mlp_->forward(attention_->decode(x_TD, pass, layer_), pass); }
 
   [[nodiscard]] std::string prefix() const { return "model.layers." + std::to_string(layer_) + "."; }
   [[nodiscard]] int64_t cache_row() const { return attention_->cache_row(); }
   [[nodiscard]] std::vector<LinearLayer*> linears() const;
+  [[nodiscard]] int64_t layer() const { return layer_; }
   [[nodiscard]] moe::Router* router() const { return mlp_->router(); }
+  [[nodiscard]] std::vector<kernels::ParameterPtr> experts() const { return mlp_->experts(); }
   void list_weights(std::vector<NamedWeight>& list) const;
   void list_stacks(std::vector<NamedWeight>& list) const { mlp_->list_stacks(prefix(), list); }
 

@@ -5,10 +5,11 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/index_select.h>
 
+#include <algorithm>
 #include <map>
-#include <set>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/random.h"
 #include "kernels/embedding.h"
 #include "kernels/rms_norm.h"
@@ -26,15 +27,18 @@ at::Tensor last_rows(const std::vector<Segment>& segments) {
 
 }  // namespace
 
-CausalLM::CausalLM(ModelConfig config) : config_(std::move(config)) {
-  embedding_ = kernels::make_parameter({config_.vocab_size, config_.hidden_size});
-  for (int64_t i = 0; i < config_.num_hidden_layers; ++i) blocks_.push_back(std::make_unique<Block>(config_, i));
+CausalLM::CausalLM(ModelConfig config, Shard shard) : config_(std::move(config)), shard_(std::move(shard)) {
+  if (shard_.end_layer < 0) shard_.end_layer = config_.num_hidden_layers;
+  if (shard_.has_embedding())
+    embedding_ = shard_.embedding ? shard_.embedding : kernels::make_parameter({config_.vocab_size, config_.hidden_size});
+  for (int64_t i = shard_.begin_layer; i < shard_.end_layer; ++i) blocks_.push_back(std::make_unique<Block>(config_, i, shard_.ep));
+  if (!shard_.last) return;
   head_.weight = config_.tie_word_embeddings ? embedding_ : kernels::make_parameter({config_.vocab_size, config_.hidden_size});
   head_.prologue = kernels::Prologue::kRmsNorm;
   head_.norm = kernels::make_parameter({config_.hidden_size});
   head_.norm_eps = static_cast<float>(config_.rms_norm_eps);
   for (int64_t i = 0; i < config_.num_mtp_modules; ++i)
-    mtp_.push_back(std::make_unique<MtpModule>(config_, config_.num_hidden_layers + i, head_.weight));
+    mtp_.push_back(std::make_unique<MtpModule>(config_, config_.num_hidden_layers + i, head_.weight, shard_.ep));
 }
 
 void CausalLM::ensure_positions(const at::Tensor& positions) {
@@ -47,11 +51,13 @@ void CausalLM::ensure_positions(const at::Tensor& positions) {
                                      config_.rope.attention_factor());
 }
 
-at::Tensor CausalLM::hidden_states(const at::Tensor& tokens, const at::Tensor& positions, const std::vector<Segment>& segments,
+Recompute CausalLM::recomputation() const { return at::GradMode::is_enabled() ? recompute_ : Recompute::kNone; }
+
+at::Tensor CausalLM::hidden_states(const at::Tensor& input, const at::Tensor& positions, const std::vector<Segment>& segments,
                                    const moe::RoutingTerms& routing) {
   ensure_positions(positions);
-  const Pass pass{.positions = positions, .segments = segments, .rope = &rope_, .routing = routing};
-  at::Tensor x_TD = kernels::embedding(tokens, embedding_);
+  const Pass pass{.positions = positions, .segments = segments, .rope = &rope_, .routing = routing, .recompute = recomputation()};
+  at::Tensor x_TD = shard_.first ? kernels::embedding(input, embedding_) : input;
   for (const auto& block : blocks_) x_TD = block->forward(x_TD, pass);
   return x_TD;
 }
@@ -67,10 +73,10 @@ std::vector<kernels::CrossEntropy> CausalLM::mtp_losses(const at::Tensor& hidden
   for (size_t m = 0; m < modules.size(); ++m) {
     MtpRows& rows = modules[m];
     const auto count = static_cast<int64_t>(rows.sources.size());
-    if (count == 0) break;
+    if (count == 0 && !shard_.shares_experts()) break;  // else peers wait for this rank
     const auto ints = [&](std::vector<int32_t>& values) { return at::from_blob(values.data(), {count}, at::kInt); };
     const at::Tensor positions = ints(rows.positions);
-    const Pass pass{.positions = positions, .segments = rows.segments, .rope = &rope_, .routing = routing};
+    const Pass pass{.positions = positions, .segments = rows.segments, .rope = &rope_, .routing = routing, .recompute = recomputation()};
     const at::Tensor gathered_TD = state_TD.index_select(0, at::from_blob(rows.sources.data(), {count}, at::kLong));
     const at::Tensor output_TD = mtp_[m]->forward(kernels::embedding(ints(rows.tokens), embedding_), gathered_TD, pass);
     losses.push_back(kernels::linear_cross_entropy(output_TD, mtp_[m]->head(), rows.targets));
@@ -147,8 +153,9 @@ at::Tensor CausalLM::draft_decode(DraftRows& rows, const at::Tensor& states, con
 
 std::vector<NamedWeight> CausalLM::main_weights() const {
   std::vector<NamedWeight> list;
-  list_weight("model.embed_tokens.weight", embedding_, list);
+  if (shard_.has_embedding()) list_weight("model.embed_tokens.weight", embedding_, list);
   for (const auto& block : blocks_) block->list_weights(list);
+  if (!shard_.last) return list;
   list_weight("model.norm.weight", head_.norm, list);
   if (!config_.tie_word_embeddings) list_weight("lm_head.weight", head_.weight, list);
   return list;
@@ -190,28 +197,41 @@ std::vector<NamedWeight> CausalLM::adapter_weights() const {
   return list;
 }
 
+int CausalLM::uses(const kernels::ParameterPtr& parameter, int modules) const {
+  int uses = 0;
+  if (parameter == embedding_) uses += (shard_.first ? 1 : 0) + (shard_.last ? modules : 0);
+  if (parameter == head_.weight) uses += 1 + modules;
+  if (parameter == head_.norm) uses += modules > 0 ? 2 : 1;
+  for (int m = 0; m + 1 < modules; ++m)  // the norms of all modules but the last also feed the next one
+    if (parameter == mtp_[static_cast<size_t>(m)]->head().norm) uses += 2;
+  return std::max(uses, 1);
+}
+
+CausalLM::Replicas CausalLM::replicas(const kernels::ParameterPtr& parameter, const std::set<kernels::ParameterPtr>& experts) const {
+  if (parameter == embedding_ && shard_.embedding_at_both_ends) return Replicas::kEnds;
+  return experts.count(parameter) > 0 ? Replicas::kExperts : Replicas::kStage;
+}
+
 std::vector<CausalLM::UsedParameter> CausalLM::parameters(bool mtp) const {
+  std::set<kernels::ParameterPtr> experts, seen;
+  const auto add_experts = [&](const Block& block) {
+    for (const auto& parameter : block.experts()) experts.insert(parameter);
+  };
+  for (const auto& block : blocks_) add_experts(*block);
+  for (const auto& module : mtp_) add_experts(module->block());
   std::vector<UsedParameter> list;
-  std::set<const kernels::Parameter*> seen;
   const int modules = mtp ? static_cast<int>(mtp_.size()) : 0;
   for (const auto& weight : mtp ? weights() : main_weights()) {
-    if (weight.buffer || !seen.insert(weight.parameter.get()).second) continue;
-    int uses = 1;
-    if (weight.parameter == embedding_) uses += modules;
-    if (weight.parameter == head_.weight) uses += modules + (config_.tie_word_embeddings ? 1 : 0);
-    if (weight.parameter == head_.norm && modules > 0) ++uses;
-    list.push_back({weight.parameter, uses});
+    if (weight.buffer || !seen.insert(weight.parameter).second) continue;
+    list.push_back({weight.parameter, uses(weight.parameter, modules), replicas(weight.parameter, experts)});
   }
-  for (int m = 0; m + 1 < modules; ++m)  // the norms of all modules but the last also feed the next one
-    for (auto& used : list)
-      if (used.parameter == mtp_[static_cast<size_t>(m)]->head().norm) ++used.uses;
   return list;
 }
 
-std::vector<moe::Router*> CausalLM::routers(bool mtp) const {
-  std::vector<moe::Router*> list;
+std::vector<moe::LayerRouter> CausalLM::routers(bool mtp) const {
+  std::vector<moe::LayerRouter> list;
   const auto add = [&](const Block& block) {
-    if (block.router() != nullptr) list.push_back(block.router());
+    if (block.router() != nullptr) list.push_back({block.layer(), block.router()});
   };
   for (const auto& block : blocks_) add(*block);
   if (mtp)
@@ -221,17 +241,15 @@ std::vector<moe::Router*> CausalLM::routers(bool mtp) const {
 
 void CausalLM::initialize(uint64_t seed) {
   constexpr uint32_t kSite = 0x494E4954;  // "INIT"
-  uint64_t tensor = 0;
   for (const auto& weight : weights()) {
     at::Tensor value = weight.view();
     const bool norm = weight.name.find("norm.weight") != std::string::npos;
     if (weight.shape.size() == 1) {
       value.fill_(norm ? 1.0 : 0.0);
     } else {
-      random_normal(seed, kSite + static_cast<uint32_t>(tensor), 0, weight.numel(), value.data_ptr<float>());
+      random_normal(seed ^ hash64(weight.name), kSite, 0, weight.numel(), value.data_ptr<float>());
       value.mul_(config_.initializer_range);
     }
-    ++tensor;
   }
 }
 

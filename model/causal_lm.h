@@ -7,6 +7,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,18 +18,25 @@
 #include "model/config.h"
 #include "model/kv_cache.h"
 #include "model/mtp.h"
+#include "model/shard.h"
 
 namespace tessera::model {
 
 class CausalLM final {
  public:
-  /// Parameters are allocated but not touched, so that memory is spent only when they are filled.
-  explicit CausalLM(ModelConfig config);
+  /// The model, or the part of it that `shard` says. Parameters are allocated but not touched, so that memory is spent only
+  /// when they are filled.
+  explicit CausalLM(ModelConfig config, Shard shard = {});
 
   [[nodiscard]] const ModelConfig& config() const { return config_; }
+  [[nodiscard]] const Shard& shard() const { return shard_; }
 
-  /// tokens, positions: [T] int32. Returns the residual stream before the final norm [T, D].
-  at::Tensor hidden_states(const at::Tensor& tokens, const at::Tensor& positions, const std::vector<Segment>& segments,
+  /// What passes with autograd do not keep.
+  void set_recompute(Recompute recompute) { recompute_ = recompute; }
+
+  /// input: tokens [T] int32, or in a stage that is not the first what the one before returned [T, D]; positions: [T] int32.
+  /// Returns the residual stream behind the shard's layers, before the final norm [T, D].
+  at::Tensor hidden_states(const at::Tensor& input, const at::Tensor& positions, const std::vector<Segment>& segments,
                            const moe::RoutingTerms& routing = {});
   /// Loss and log-probabilities of the targets from hidden_states' result.
   [[nodiscard]] kernels::CrossEntropy loss(const at::Tensor& hidden, const kernels::Targets& targets) const;
@@ -56,32 +64,41 @@ class CausalLM final {
   [[nodiscard]] std::vector<NamedWeight> stacks() const;
   /// The adapters' weights (PEFT names).
   [[nodiscard]] std::vector<NamedWeight> adapter_weights() const;
+  /// Who holds a parameter besides this rank: those that hold the stage, those that hold the same experts, those that hold
+  /// either end of the pipeline.
+  enum class Replicas { kStage, kExperts, kEnds };
   /// Distinct parameters in the order of the forward pass, with how often a pass adds to each gradient at most. Those of
   /// MTP modules only with `mtp`; buffers never.
   struct UsedParameter {
     kernels::ParameterPtr parameter;
     int uses = 1;
+    Replicas replicas = Replicas::kStage;
   };
   [[nodiscard]] std::vector<UsedParameter> parameters(bool mtp = false) const;
-  /// Of all layers with experts, those of MTP modules only with `mtp`.
-  [[nodiscard]] std::vector<moe::Router*> routers(bool mtp = false) const;
+  /// Of the layers with experts, those of MTP modules only with `mtp`.
+  [[nodiscard]] std::vector<moe::LayerRouter> routers(bool mtp = false) const;
 
   [[nodiscard]] const std::vector<std::unique_ptr<Block>>& blocks() const { return blocks_; }
   [[nodiscard]] const kernels::ParameterPtr& embedding() const { return embedding_; }
   [[nodiscard]] const kernels::ParameterPtr& head() const { return head_.weight; }
 
-  /// Normal weights of deviation initializer_range, norms 1, biases 0; the same for every layout.
+  /// Normal weights of deviation initializer_range, norms 1, biases 0. A tensor's values depend on its name and the seed only.
   void initialize(uint64_t seed);
 
  private:
+  [[nodiscard]] Recompute recomputation() const;
   void ensure_positions(const at::Tensor& positions);
   [[nodiscard]] at::Tensor logits(const at::Tensor& hidden) const;
   /// Behind the final norm, differentiable.
   [[nodiscard]] at::Tensor normed(const at::Tensor& hidden) const;
+  [[nodiscard]] int uses(const kernels::ParameterPtr& parameter, int modules) const;
+  [[nodiscard]] Replicas replicas(const kernels::ParameterPtr& parameter, const std::set<kernels::ParameterPtr>& experts) const;
   [[nodiscard]] std::vector<NamedWeight> main_weights() const;
   [[nodiscard]] std::vector<NamedWeight> mtp_weights() const;
 
   ModelConfig config_;
+  Shard shard_;
+  Recompute recompute_ = Recompute::kNone;
   kernels::RopeTable rope_;
   kernels::ParameterPtr embedding_;
   std::vector<std::unique_ptr<Block>> blocks_;

@@ -21,8 +21,10 @@ struct Mlp {
   }
 
   at::Tensor forward(const at::Tensor& x, const Pass& pass, const at::Tensor& residual) const {
-    return run_linear(pass, run_linear(pass, x, gate_up), down, residual);
+    return finish(begin(x, pass), pass, residual);
   }
+  at::Tensor begin(const at::Tensor& x, const Pass& pass) const { return run_linear(pass, x, gate_up); }
+  at::Tensor finish(const at::Tensor& inner, const Pass& pass, const at::Tensor& residual) const { return run_linear(pass, inner, down, residual); }
 };
 
 class DenseMlp final : public FeedForward {
@@ -43,21 +45,28 @@ class DenseMlp final : public FeedForward {
   Mlp mlp_;
 };
 
+std::unique_ptr<moe::Dispatcher> make_dispatcher(int64_t num_experts, parallel::Communicator* ep) {
+  return ep == nullptr || ep->size() == 1 ? moe::make_local_dispatcher(num_experts) : moe::make_all_to_all_dispatcher(num_experts, *ep);
+}
+
 class MoeLayer final : public FeedForward {
  public:
-  explicit MoeLayer(const ModelConfig& c)
+  MoeLayer(const ModelConfig& c, parallel::Communicator* ep)
       : config_(c.moe), names_(c.expert_names), dim_(c.hidden_size), eps_(static_cast<float>(c.rms_norm_eps)),
-        norm_(kernels::make_parameter({c.hidden_size})), router_(c.moe, c.hidden_size), dispatcher_(c.moe.num_experts), experts_(c.moe, c.hidden_size) {
+        norm_(kernels::make_parameter({c.hidden_size})), router_(c.moe, c.hidden_size), dispatcher_(make_dispatcher(c.moe.num_experts, ep)),
+        experts_(c.moe, dispatcher_->num_local_experts(), c.hidden_size) {
     if (c.moe.shared_intermediate_size > 0)
       shared_ = std::make_unique<Mlp>(names_.layer + ".shared_experts", dim_, c.moe.shared_intermediate_size, false);
   }
 
+  // The shared expert runs while the tokens travel: two of its products on their way there, one on the way back.
   at::Tensor forward(const at::Tensor& x_TD, const Pass& pass) override {
     const at::Tensor u_TD = kernels::rms_norm_layer(x_TD, norm_, eps_);
-    const moe::Routing routing = router_.route(u_TD, pass.segments, pass.routing);
-    const moe::Dispatched dispatched = dispatcher_.dispatch(u_TD, routing);
-    const at::Tensor base_TD = shared_ ? shared_->forward(u_TD, pass, x_TD) : x_TD;
-    return dispatcher_.combine(experts_.forward(dispatched.rows, dispatched.offsets), dispatched.handle, base_TD);
+    const auto dispatch = dispatcher_->dispatch(u_TD, router_.route(u_TD, pass.segments, pass.routing));
+    const at::Tensor inner = shared_ ? shared_->begin(u_TD, pass) : at::Tensor();
+    const moe::Arrived arrived = dispatch->arrive();
+    dispatch->send_back(experts_.forward(arrived.rows, arrived.offsets));
+    return dispatch->combine(shared_ ? shared_->finish(inner, pass, x_TD) : x_TD);
   }
 
   [[nodiscard]] std::vector<LinearLayer*> linears() override {
@@ -74,8 +83,8 @@ class MoeLayer final : public FeedForward {
       list.back().buffer = true;
     }
     const int64_t width = config_.intermediate_size;
-    for (int64_t e = 0; e < config_.num_experts; ++e) {
-      const std::string expert = layer + ".experts." + std::to_string(e) + ".";
+    for (int64_t e = 0; e < dispatcher_->num_local_experts(); ++e) {
+      const std::string expert = layer + ".experts." + std::to_string(dispatcher_->first_expert() + e) + ".";
       list.push_back({expert + names_.gate + ".weight", experts_.gate_up(), 2 * e * width, {width, dim_}, false, true});
       list.push_back({expert + names_.up + ".weight", experts_.gate_up(), (2 * e + 1) * width, {width, dim_}, false, true});
       list.push_back({expert + names_.down + ".weight", experts_.down(), e * dim_, {dim_, width}, false, true});
@@ -86,12 +95,17 @@ class MoeLayer final : public FeedForward {
   }
 
   void list_stacks(const std::string& prefix, std::vector<NamedWeight>& list) const override {
-    const int64_t experts = config_.num_experts, width = config_.intermediate_size;
+    const int64_t experts = dispatcher_->num_local_experts(), width = config_.intermediate_size;
     list.push_back({prefix + "mlp.experts.gate_up_proj", experts_.gate_up(), 0, {experts, 2 * width, dim_}});
     list.push_back({prefix + "mlp.experts.down_proj", experts_.down(), 0, {experts, dim_, width}});
+    for (auto stack = list.end() - 2; stack != list.end(); ++stack) {
+      stack->file_rows = config_.num_experts;
+      stack->file_row_begin = dispatcher_->first_expert();
+    }
   }
 
   [[nodiscard]] moe::Router* router() override { return &router_; }
+  [[nodiscard]] std::vector<kernels::ParameterPtr> experts() const override { return {experts_.gate_up(), experts_.down()}; }
 
  private:
   moe::MoeConfig config_;
@@ -100,7 +114,7 @@ class MoeLayer final : public FeedForward {
   float eps_;
   kernels::ParameterPtr norm_;
   moe::Router router_;
-  moe::LocalDispatcher dispatcher_;
+  std::unique_ptr<moe::Dispatcher> dispatcher_;
   moe::Experts experts_;
   std::unique_ptr<Mlp> shared_;
 };
@@ -108,6 +122,8 @@ class MoeLayer final : public FeedForward {
 }  // namespace
 
 std::unique_ptr<FeedForward> make_dense_mlp(const ModelConfig& config) { return std::make_unique<DenseMlp>(config); }
-std::unique_ptr<FeedForward> make_moe_layer(const ModelConfig& config) { return std::make_unique<MoeLayer>(config); }
+std::unique_ptr<FeedForward> make_moe_layer(const ModelConfig& config, parallel::Communicator* ep) {
+  return std::make_unique<MoeLayer>(config, ep);
+}
 
 }  // namespace tessera::model

@@ -23,9 +23,12 @@ class FeedForward {
   virtual void list_stacks(const std::string& prefix, std::vector<NamedWeight>& list) const = 0;
   /// Null in a dense layer.
   [[nodiscard]] virtual moe::Router* router() { return nullptr; }
+  /// The stacks of routed experts, which other ranks may hold other parts of.
+  [[nodiscard]] virtual std::vector<kernels::ParameterPtr> experts() const { return {}; }
 };
 
 [[nodiscard]] std::unique_ptr<FeedForward> make_dense_mlp(const ModelConfig& config);
-[[nodiscard]] std::unique_ptr<FeedForward> make_moe_layer(const ModelConfig& config);
+/// `ep` shares out the experts; null: all here.
+[[nodiscard]] std::unique_ptr<FeedForward> make_moe_layer(const ModelConfig& config, parallel::Communicator* ep);
 
 }  // namespace tessera::model

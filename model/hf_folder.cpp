@@ -1,5 +1,7 @@
 #include "model/hf_folder.h"
 
+#include <ATen/ops/zeros.h>
+
 #include <algorithm>
 #include <map>
 #include <memory>
@@ -64,10 +66,12 @@ class Loader final {
   bool fill_if_there(const NamedWeight& weight) {
     const SafetensorsFile* file = source_.find(weight.name);
     if (file == nullptr) return false;
-    if (file->view(weight.name).sizes() != at::IntArrayRef(weight.shape))
+    std::vector<int64_t> whole = weight.shape;
+    if (weight.file_rows > 0) whole[0] = weight.file_rows;
+    if (file->view(weight.name).sizes() != at::IntArrayRef(whole))
       throw ConfigError(detail::concat(file->path().string(), ": tensor '", weight.name, "' has shape ", file->view(weight.name).sizes(),
-                                       " where config.json makes it ", at::IntArrayRef(weight.shape)));
-    weight.view().copy_(read_tensor(source_, weight.name, block_, used_));
+                                       " where config.json makes it ", at::IntArrayRef(whole)));
+    weight.view().copy_(read_tensor(source_, weight.name, block_, used_).narrow(0, weight.file_row_begin, weight.shape[0]));
     file->release(weight.name);  // memory stays that of the model and one tensor
     return true;
   }
@@ -83,10 +87,15 @@ class Loader final {
       throw ConfigError(folder_.string() + ": " + name + " differs from " + remedy);
   }
 
-  void finish() const {
+  /// Collective over `world`: what no rank has used is too much.
+  void finish(parallel::Communicator& world) const {
+    const auto names = source_.names();
+    at::Tensor used = at::zeros({static_cast<int64_t>(names.size())}, at::kByte);
+    for (size_t i = 0; i < names.size(); ++i) used.data_ptr<uint8_t>()[i] = used_.count(names[i]) > 0 || is_ignored_buffer(names[i]);
+    if (!names.empty()) world.all_reduce(used, parallel::ReduceOp::kMax)->wait();
     std::vector<std::string> extra;
-    for (const auto& name : source_.names())
-      if (used_.count(name) == 0 && !is_ignored_buffer(name)) extra.push_back(name);
+    for (size_t i = 0; i < names.size(); ++i)
+      if (used.const_data_ptr<uint8_t>()[i] == 0) extra.push_back(names[i]);
     if (!missing_.empty())
       throw ConfigError(folder_.string() + " lacks " + std::to_string(missing_.size()) + " tensors that config.json asks for: " + some_names(missing_));
     if (!extra.empty())
@@ -155,23 +164,38 @@ ModelConfig load_config(const std::filesystem::path& folder) {
   return config;
 }
 
-void load_weights(CausalLM& model, const std::filesystem::path& folder) {
-  const SafetensorsFolder source(folder, "model");
+namespace {
+
+void fill_model(CausalLM& model, Loader& loader) {
   const ModelConfig& config = model.config();
-  Loader loader(source, folder, config.quantization);
   std::set<const kernels::Parameter*> stacked;
   for (const auto& stack : model.stacks())
     if (loader.fill_if_there(stack)) stacked.insert(stack.parameter.get());
   for (const auto& weight : model.weights())
     if (stacked.count(weight.parameter.get()) == 0) loader.fill(weight);
-  const at::Tensor embedding = model.embedding()->value.detach(), head = model.head()->value.detach();
-  if (config.tie_word_embeddings)  // some writers store the tied head too; it must then be the embedding
-    loader.check_copy("lm_head.weight", embedding, "the embedding although tie_word_embeddings is true; set it to false in config.json");
-  for (int64_t m = 0; m < config.num_mtp_modules; ++m) {
-    loader.check_copy(mtp_prefix(config, m) + "embed_tokens.weight", embedding, "the main model's embedding, which MTP modules share");
-    loader.check_copy(mtp_prefix(config, m) + "shared_head.head.weight", head, "the main model's head, which MTP modules share");
+  if (model.embedding()) {
+    const at::Tensor embedding = model.embedding()->value.detach();
+    if (config.tie_word_embeddings)  // some writers store the tied head too; it must then be the embedding
+      loader.check_copy("lm_head.weight", embedding, "the embedding although tie_word_embeddings is true; set it to false in config.json");
+    for (int64_t m = 0; m < config.num_mtp_modules; ++m)
+      loader.check_copy(mtp_prefix(config, m) + "embed_tokens.weight", embedding, "the main model's embedding, which MTP modules share");
   }
-  loader.finish();
+  if (!model.head()) return;
+  for (int64_t m = 0; m < config.num_mtp_modules; ++m)
+    loader.check_copy(mtp_prefix(config, m) + "shared_head.head.weight", model.head()->value.detach(), "the main model's head, which MTP modules share");
+}
+
+}  // namespace
+
+void load_weights(CausalLM& model, const std::filesystem::path& folder) {
+  load_weights({&model}, folder, *parallel::make_self_communicator());
+}
+
+void load_weights(const std::vector<CausalLM*>& shards, const std::filesystem::path& folder, parallel::Communicator& world) {
+  const SafetensorsFolder source(folder, "model");
+  Loader loader(source, folder, shards.front()->config().quantization);
+  for (CausalLM* shard : shards) fill_model(*shard, loader);
+  loader.finish(world);
 }
 
 std::string hash_weights(const std::filesystem::path& folder) { return SafetensorsFolder(folder, "model").hash(); }
@@ -293,11 +317,12 @@ std::unique_ptr<CausalLM> load_model(const std::filesystem::path& folder) {
   auto model = std::make_unique<CausalLM>(load_config(base));
   load_weights(*model, base);
   if (is_adapter(folder)) {
-    add_adapters(*model, read_adapter_config(folder), 0);
+    const LoraConfig lora = read_adapter_config(folder);
+    check_targets(add_adapters(*model, lora, 0), lora);
     const SafetensorsFolder source(folder, "adapter_model");
     Loader loader(source, folder, {});
     for (const auto& weight : model->adapter_weights()) loader.fill(weight);
-    loader.finish();
+    loader.finish(*parallel::make_self_communicator());
     merge_adapters(*model);
   }
   return model;

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "model/causal_lm.h"
 #include "model/lora.h"
@@ -17,6 +18,9 @@ namespace tessera::model {
 /// ConfigError lists the names. Rotary buffers of old files are passed over, and copies of embedding and head in MTP modules
 /// must be equal to the originals.
 void load_weights(CausalLM& model, const std::filesystem::path& folder);
+/// The same for the shards of this rank; together with those of the other ranks of `world` they use every tensor. Each rank
+/// reads only its own. Collective.
+void load_weights(const std::vector<CausalLM*>& shards, const std::filesystem::path& folder, parallel::Communicator& world);
 
 /// Content hash of the folder's weights, for checkpoints that store an adapter only.
 [[nodiscard]] std::string hash_weights(const std::filesystem::path& folder);

@@ -8,6 +8,7 @@
 #include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
 #include "model/attention.h"
+#include "model/recompute.h"
 
 namespace tessera::model {
 
@@ -49,15 +50,17 @@ class LatentAttention final : public Attention {
   }
 
   at::Tensor forward(const at::Tensor& x_TD, const Pass& pass, int64_t layer) override {
-    const Projected p = project(x_TD, pass);
-    const at::Tensor kv = run_linear(pass, p.latent_TC, up_);
-    const at::Tensor mixed = kernels::latent_attention(p.q, kv, p.k_rope_TR, shape_, pass.segments, pass.positions, *pass.rope);
+    const at::Tensor stacked = run_linear(pass, x_TD, down_);
+    if (pass.recompute == Recompute::kSelective)
+      return run_linear(pass, recomputed(stacked, [this, pass](const at::Tensor& x, bool) { return mix(split(x, pass), pass); }), out_, x_TD);
+    const Projected p = split(stacked, pass);
+    const at::Tensor mixed = mix(p, pass);
     if (pass.cache != nullptr) store_segments(p, pass, layer);
     return run_linear(pass, mixed, out_, x_TD);
   }
 
   at::Tensor decode(const at::Tensor& x_TD, const Pass& pass, int64_t layer) override {
-    const Projected p = project(x_TD, pass);
+    const Projected p = split(run_linear(pass, x_TD, down_), pass);
     kernels::rotate_latent(p.q, p.k_rope_TR, shape_, pass.positions, *pass.rope);
     const at::Tensor normed = normed_latent(p);
     for (size_t i = 0; i < pass.slots.size(); ++i)
@@ -92,11 +95,16 @@ class LatentAttention final : public Attention {
 
   [[nodiscard]] bool compressed() const { return latent_.q_lora_rank > 0; }
 
-  Projected project(const at::Tensor& x_TD, const Pass& pass) const {
-    const at::Tensor stacked = run_linear(pass, x_TD, down_);
+  /// What the down-projections made, with the queries at full width.
+  Projected split(const at::Tensor& stacked, const Pass& pass) const {
     const auto parts = at::split_with_sizes(stacked, {query_width_, latent_.kv_lora_rank, latent_.qk_rope_head_dim}, 1);
     const at::Tensor q = compressed() ? run_linear(pass, parts[0].contiguous(), query_up_) : parts[0];
     return {q, parts[1].contiguous(), parts[2]};
+  }
+
+  [[nodiscard]] at::Tensor mix(const Projected& p, const Pass& pass) const {
+    const at::Tensor kv = run_linear(pass, p.latent_TC, up_);
+    return kernels::latent_attention(p.q, kv, p.k_rope_TR, shape_, pass.segments, pass.positions, *pass.rope);
   }
 
   [[nodiscard]] at::Tensor normed_latent(const Projected& p) const {

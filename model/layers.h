@@ -21,6 +21,8 @@ struct NamedWeight {
   std::vector<int64_t> shape;
   bool buffer = false;      // moved by balancing, not by the optimizer; files hold it in float32
   bool projection = false;  // a linear of attention, MLP or expert: what FP8 files quantise
+  /// Where the file's tensor has more than this rank holds: its first dimension, and the first of it that is here.
+  int64_t file_rows = 0, file_row_begin = 0;
 
   [[nodiscard]] at::Tensor view() const;
   /// Offset of the first element within the parameter.
@@ -48,12 +50,20 @@ void list_weight(const std::string& name, const kernels::ParameterPtr& parameter
 /// The norm, then each part's weight and bias.
 void list_linear(const std::string& prefix, const LinearLayer& layer, std::vector<NamedWeight>& list);
 
+/// What the backward pass computes again instead of keeping it. Norms and SwiGLU always are.
+enum class Recompute {
+  kNone,
+  kSelective,  // MLA's up-projections and attention
+  kFull,       // whole blocks
+};
+
 /// What one forward pass hands to every layer. `inference`: without autograd, for generation.
 struct Pass {
   at::Tensor positions = {};  // [T] int32
   std::vector<Segment> segments = {};
   const kernels::RopeTable* rope = nullptr;
   moe::RoutingTerms routing = {};
+  Recompute recompute = Recompute::kNone;
   bool inference = false;
   KvCache* cache = nullptr;    // written when given
   std::vector<int64_t> slots = {};  // of the cache: one a segment in prefill, one a token in decoding

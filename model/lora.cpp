@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/random.h"
 #include "core/text.h"
 
@@ -24,21 +25,20 @@ void refuse_experts(const CausalLM& model, const LoraConfig& config) {
 }
 
 /// Uniform in [-1/sqrt(in), 1/sqrt(in)]: what PEFT's kaiming_uniform_(a = sqrt(5)) amounts to.
-void fill_a(at::Tensor a, uint64_t seed, uint64_t tensor) {
+void fill_a(at::Tensor a, uint64_t seed) {
   constexpr uint32_t kSite = 0x4C4F5241;  // "LORA"
   const double bound = 1.0 / std::sqrt(static_cast<double>(a.size(1)));
   float* values = a.data_ptr<float>();
   for (int64_t i = 0; i < a.numel(); ++i)
-    values[i] = static_cast<float>((2.0 * random_uniform(seed, kSite, tensor << 32 | static_cast<uint64_t>(i)) - 1.0) * bound);
+    values[i] = static_cast<float>((2.0 * random_uniform(seed, kSite, static_cast<uint64_t>(i)) - 1.0) * bound);
 }
 
 }  // namespace
 
-void add_adapters(CausalLM& model, const LoraConfig& config, uint64_t seed) {
+std::set<std::string> add_adapters(CausalLM& model, const LoraConfig& config, uint64_t seed) {
   config.validate();
   refuse_experts(model, config);
   std::set<std::string> known, wanted(config.target_modules.begin(), config.target_modules.end());
-  uint64_t tensor = 0;
   for (const auto& block : model.blocks()) {
     for (LinearLayer* layer : block->linears()) {
       for (const auto& part : layer->parts) {
@@ -48,7 +48,7 @@ void add_adapters(CausalLM& model, const LoraConfig& config, uint64_t seed) {
         slice.a = kernels::make_parameter({config.r, layer->spec.weight->value.size(1)});
         slice.b = kernels::make_parameter({part.out_end - part.out_begin, config.r});
         slice.b->value.zero_();
-        fill_a(slice.a->value, seed, tensor++);
+        fill_a(slice.a->value, seed ^ hash64(block->prefix() + part.name));
         slice.scale = config.scale();
         slice.out_begin = part.out_begin;
         slice.out_end = part.out_end;
@@ -56,10 +56,13 @@ void add_adapters(CausalLM& model, const LoraConfig& config, uint64_t seed) {
       }
     }
   }
-  for (const auto& name : wanted)
-    if (known.count(name) == 0)
-      throw ConfigError("model.lora.target_modules: no layer is called '" + name + "'; known: " +
-                        join({known.begin(), known.end()}));
+  return known;
+}
+
+void check_targets(const std::set<std::string>& names, const LoraConfig& config) {
+  for (const auto& name : config.target_modules)
+    if (names.count(name) == 0)
+      throw ConfigError("model.lora.target_modules: no layer is called '" + name + "'; known: " + join({names.begin(), names.end()}));
 }
 
 void merge_adapters(CausalLM& model) {

@@ -1,41 +1,59 @@
-// Brings token rows to their experts and back, in three calls: dispatch, the experts, combine. Rows are in the order
-// (expert, token), whatever brought them there. This one is for experts that are all on this rank.
+// Brings token rows to their experts and back. A dispatch is begun, and its exchanges run beside other work of the layer:
 //
-// Legend: T tokens, D model dim, K choices a token, N = T K rows, E experts.
+//   auto dispatch = dispatcher.dispatch(x, routing);      rows set out
+//   ... work that needs no expert ...
+//   const Arrived arrived = dispatch->arrive();
+//   dispatch->send_back(experts.forward(arrived.rows, arrived.offsets));
+//   ... more of it ...
+//   y = dispatch->combine(base);
+//
+// Rows reach an expert in the order (rank they come from, token). A token travels once to each rank that holds some of its
+// experts, and that rank returns one weighted sum.
+//
+// Legend: T tokens, D model dim, K choices a token, N rows, E experts of this rank.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <vector>
 
-#include "kernels/permute.h"
 #include "moe/router.h"
+#include "parallel/communicator.h"
 
 namespace tessera::moe {
 
-/// What `combine` needs to undo a dispatch.
-struct DispatchHandle {
-  kernels::RowMapPtr map;
-  at::Tensor weights;  // [T, K]
+struct Arrived {
+  at::Tensor rows;               // [N, D], sorted by expert
+  std::vector<int64_t> offsets;  // [E + 1]: expert e of this rank has the rows [offsets[e], offsets[e + 1])
 };
 
-struct Dispatched {
-  at::Tensor rows;               // [N, D]
-  std::vector<int64_t> offsets;  // [E + 1]: expert e has the rows [offsets[e], offsets[e + 1])
-  DispatchHandle handle;
-};
-
-class LocalDispatcher final {
+/// One pass of a layer's tokens to the experts and back.
+class Dispatch {
  public:
-  explicit LocalDispatcher(int64_t num_experts) : num_experts_(num_experts) {}
-
-  /// x: [T, D].
-  [[nodiscard]] Dispatched dispatch(const at::Tensor& x, const Routing& routing) const;
-  /// rows: the experts' outputs [N, D] in dispatched order. Returns base [T, D] plus each token's weighted sum.
-  [[nodiscard]] at::Tensor combine(const at::Tensor& rows, const DispatchHandle& handle, const at::Tensor& base) const;
-
- private:
-  int64_t num_experts_;
+  virtual ~Dispatch() = default;
+  virtual Arrived arrive() = 0;
+  /// outputs: [N, D] in arrived order.
+  virtual void send_back(const at::Tensor& outputs) = 0;
+  /// base [T, D] plus each token's weighted sum of its experts' outputs.
+  virtual at::Tensor combine(const at::Tensor& base) = 0;
 };
+
+class Dispatcher {
+ public:
+  virtual ~Dispatcher() = default;
+  /// x: [T, D]. With experts on several ranks collective, also where T is 0.
+  [[nodiscard]] virtual std::unique_ptr<Dispatch> dispatch(const at::Tensor& x, const Routing& routing) const = 0;
+  /// Experts of this rank: [first, first + count).
+  [[nodiscard]] virtual int64_t first_expert() const { return 0; }
+  [[nodiscard]] virtual int64_t num_local_experts() const = 0;
+};
+
+/// All experts on this rank: the reference.
+[[nodiscard]] std::unique_ptr<Dispatcher> make_local_dispatcher(int64_t num_experts);
+
+/// Experts dealt to the ranks of `ep` in equal runs. `ep` must outlive what is dispatched. Throws ConfigError when they
+/// cannot be dealt equally.
+[[nodiscard]] std::unique_ptr<Dispatcher> make_all_to_all_dispatcher(int64_t num_experts, parallel::Communicator& ep);
 
 }  // namespace tessera::moe

@@ -12,8 +12,8 @@ namespace tessera::moe {
 
 class Experts final {
  public:
-  /// Allocates gate_up [E 2I, D] (of each expert the gate's rows, then up's) and down [E D, I].
-  Experts(const MoeConfig& config, int64_t dim);
+  /// Allocates gate_up [E 2I, D] (of each expert the gate's rows, then up's) and down [E D, I] for E experts of this rank.
+  Experts(const MoeConfig& config, int64_t experts, int64_t dim);
 
   /// rows: [N, D] sorted by expert; offsets: [E + 1]. Returns [N, D].
   [[nodiscard]] at::Tensor forward(const at::Tensor& rows, const std::vector<int64_t>& offsets) const;

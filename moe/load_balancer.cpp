@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
+
+#include "core/error.h"
 
 namespace tessera::moe {
 
@@ -26,37 +29,42 @@ double LayerLoad::entropy() const {
   return entropy / std::log(static_cast<double>(counts.size()));
 }
 
-LoadBalancer::LoadBalancer(std::vector<Router*> routers, double bias_update_rate)
-    : routers_(std::move(routers)), rate_(bias_update_rate) {}
-
-void LoadBalancer::begin_step() {
-  for (Router* router : routers_) router->reset_statistics();
+LoadBalancer::LoadBalancer(std::vector<LayerRouter> routers, std::vector<int64_t> layers, int64_t num_experts, double bias_update_rate)
+    : routers_(std::move(routers)), layers_(std::move(layers)), num_experts_(num_experts), rate_(bias_update_rate) {
+  for (const LayerRouter& router : routers_) (void)place(router);
 }
 
-std::vector<LayerLoad> LoadBalancer::collect(parallel::Communicator& dp) const {
-  int64_t size = 0;
-  for (Router* router : routers_) size += static_cast<int64_t>(router->statistics().counts.size());
-  at::Tensor all = at::zeros({size}, at::kLong);
-  int64_t* next = all.data_ptr<int64_t>();
-  for (Router* router : routers_) next = std::copy(router->statistics().counts.begin(), router->statistics().counts.end(), next);
-  if (size > 0) dp.all_reduce(all)->wait();
-  std::vector<LayerLoad> loads;
-  const int64_t* begin = all.const_data_ptr<int64_t>();
-  for (Router* router : routers_) {
-    const auto count = static_cast<std::ptrdiff_t>(router->statistics().counts.size());
-    loads.push_back(LayerLoad{std::vector<int64_t>(begin, begin + count)});
-    begin += count;
+size_t LoadBalancer::place(const LayerRouter& router) const {
+  const auto found = std::find(layers_.begin(), layers_.end(), router.layer);
+  TESSERA_CHECK(found != layers_.end(), "layer ", router.layer, " has a router that is not balanced");
+  return static_cast<size_t>(found - layers_.begin());
+}
+
+void LoadBalancer::begin_step() {
+  for (const LayerRouter& r : routers_) r.router->reset_statistics();
+}
+
+std::vector<LayerLoad> LoadBalancer::collect(parallel::Communicator& world) const {
+  if (layers_.empty()) return {};
+  at::Tensor all = at::zeros({static_cast<int64_t>(layers_.size()), num_experts_}, at::kLong);
+  int64_t* count = all.data_ptr<int64_t>();
+  for (const LayerRouter& r : routers_) {
+    const auto& counts = r.router->statistics().counts;
+    std::copy(counts.begin(), counts.end(), count + static_cast<int64_t>(place(r)) * num_experts_);
   }
+  world.all_reduce(all)->wait();
+  std::vector<LayerLoad> loads;
+  for (size_t i = 0; i < layers_.size(); ++i, count += num_experts_) loads.push_back(LayerLoad{std::vector<int64_t>(count, count + num_experts_)});
   return loads;
 }
 
 void LoadBalancer::update(const std::vector<LayerLoad>& loads) {
   if (rate_ == 0) return;
-  for (size_t i = 0; i < routers_.size(); ++i) {
-    if (!routers_[i]->bias()) continue;
-    const auto& counts = loads[i].counts;
+  for (const LayerRouter& r : routers_) {
+    if (!r.router->bias()) continue;
+    const auto& counts = loads[place(r)].counts;
     const int64_t sum = total(counts), experts = static_cast<int64_t>(counts.size());
-    float* bias = routers_[i]->bias()->value.data_ptr<float>();
+    float* bias = r.router->bias()->value.data_ptr<float>();
     for (int64_t e = 0; e < experts; ++e) {
       const int64_t missing = sum - counts[static_cast<size_t>(e)] * experts;  // in integers: a tie is a tie
       bias[e] += static_cast<float>(rate_) * static_cast<float>((missing > 0) - (missing < 0));
@@ -66,13 +74,13 @@ void LoadBalancer::update(const std::vector<LayerLoad>& loads) {
 
 double LoadBalancer::balance_loss() const {
   double sum = 0;
-  for (Router* router : routers_) sum += router->statistics().balance_loss;
+  for (const LayerRouter& r : routers_) sum += r.router->statistics().balance_loss;
   return sum;
 }
 
 double LoadBalancer::z_loss() const {
   double sum = 0;
-  for (Router* router : routers_) sum += router->statistics().z_loss;
+  for (const LayerRouter& r : routers_) sum += r.router->statistics().z_loss;
   return sum;
 }
 

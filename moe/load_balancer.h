@@ -20,23 +20,29 @@ struct LayerLoad {
 
 class LoadBalancer final {
  public:
-  /// `routers` of all layers, which must outlive the balancer; `bias_update_rate` is the paper's gamma.
-  LoadBalancer(std::vector<Router*> routers, double bias_update_rate);
+  /// `routers`: those of this rank, which must outlive the balancer. `layers`: the numbers of all layers with experts, on
+  /// whatever rank; `num_experts`: of each. `bias_update_rate` is the paper's gamma.
+  LoadBalancer(std::vector<LayerRouter> routers, std::vector<int64_t> layers, int64_t num_experts, double bias_update_rate);
 
   /// Before a step's first micro-batch.
   void begin_step();
-  /// After its last: sums the counts over the ranks of `dp`. Collective. One entry a router.
-  [[nodiscard]] std::vector<LayerLoad> collect(parallel::Communicator& dp) const;
+  /// After its last: sums the counts over all ranks of `world`. Collective. One entry for each of `layers`.
+  [[nodiscard]] std::vector<LayerLoad> collect(parallel::Communicator& world) const;
   /// Moves the biases; not to be called when the step's update is skipped. The same on every rank.
   void update(const std::vector<LayerLoad>& loads);
 
   /// This rank's sums over all layers, weights included.
   [[nodiscard]] double balance_loss() const;
   [[nodiscard]] double z_loss() const;
-  [[nodiscard]] bool empty() const { return routers_.empty(); }
+  /// Whether the model has no experts.
+  [[nodiscard]] bool empty() const { return layers_.empty(); }
 
  private:
-  std::vector<Router*> routers_;
+  [[nodiscard]] size_t place(const LayerRouter& router) const;
+
+  std::vector<LayerRouter> routers_;
+  std::vector<int64_t> layers_;
+  int64_t num_experts_;
   double rate_;
 };
 

@@ -164,10 +164,10 @@ struct RouteFunction : torch::autograd::Function<RouteFunction> {
     const at::Tensor weights = chosen_weights(scores, *state);
     if (state->terms.balance_weight > 0) {
       state->segment_counts = count_by_segment(*state);
-      statistics->balance_loss += balance_loss(scores, *state);
+      if (!state->terms.again) statistics->balance_loss += balance_loss(scores, *state);
     }
     const bool z_loss = state->terms.z_weight > 0;
-    if (z_loss) statistics->z_loss += state->terms.z_weight * at::logsumexp(logits, 1).square().sum().item<double>();
+    if (z_loss && !state->terms.again) statistics->z_loss += state->terms.z_weight * at::logsumexp(logits, 1).square().sum().item<double>();
     ctx->save_for_backward({x, scores, z_loss ? logits : at::Tensor()});
     ctx->saved_data["state"] = c10::IValue::make_capsule(state);
     return weights;
@@ -212,7 +212,7 @@ Routing Router::route(const at::Tensor& x, const std::vector<Segment>& segments,
   if (terms.statistics) state->terms = terms;
   if (state->terms.balance_weight > 0) state->segments = segments;
   const at::Tensor weights = RouteFunction::apply(x, weight_->value, state, &statistics_);
-  if (terms.statistics) {
+  if (terms.statistics && !terms.again) {
     const int32_t* chosen = state->experts.const_data_ptr<int32_t>();
     for (int64_t i = 0; i < state->experts.numel(); ++i) ++statistics_.counts[static_cast<size_t>(chosen[i])];
   }

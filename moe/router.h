@@ -26,6 +26,7 @@ struct RoutingTerms {
   bool statistics = false;
   double balance_weight = 0;  // of each segment's sequence-wise balance loss
   double z_weight = 0;        // of each token's squared log-sum-exp
+  bool again = false;         // recomputation: the losses have gradients, but nothing is counted
 };
 
 struct Routing {
@@ -53,6 +54,12 @@ class Router final {
   MoeConfig config_;
   kernels::ParameterPtr weight_, bias_;
   RouterStatistics statistics_;
+};
+
+/// A layer's router and the layer's number in the model.
+struct LayerRouter {
+  int64_t layer = 0;
+  Router* router = nullptr;
 };
 
 }  // namespace tessera::moe

@@ -36,7 +36,6 @@ FlatBuckets::FlatBuckets(const std::vector<Item>& items, Communicator& dp, int64
     }
     buckets_.back().placements.push_back({item->parameter.get(), size, numel, item->uses});
     size = round_up(size + numel, kAlignment);
-    num_parameters_ += numel;
   }
   close();
   for (size_t b = 0; b < buckets_.size(); ++b) {
@@ -63,6 +62,14 @@ FlatBuckets::~FlatBuckets() {
     }
     for (auto& p : bucket.placements) p.parameter->on_gradient = nullptr;
   }
+}
+
+int64_t FlatBuckets::num_owned() const {
+  int64_t count = 0;
+  for (const auto& bucket : buckets_)
+    for (const auto& p : bucket.placements)
+      count += std::max<int64_t>(0, std::min(bucket.owned_end, p.offset + p.numel) - std::max(bucket.owned_begin, p.offset));
+  return count;
 }
 
 void FlatBuckets::zero_gradients() {
@@ -95,11 +102,16 @@ void FlatBuckets::launch_complete() {
   }
 }
 
-void FlatBuckets::finish_reduction() {
+void FlatBuckets::start_reduction() {
   if (dp_.size() == 1) return;
-  TESSERA_CHECK(overlapping_, "finish_reduction without start_overlap");
+  if (!overlapping_) start_overlap();
   for (auto& bucket : buckets_) bucket.missing_additions = 0;
   launch_complete();
+}
+
+void FlatBuckets::finish_reduction() {
+  if (dp_.size() == 1) return;
+  start_reduction();
   const auto start = std::chrono::steady_clock::now();
   for (auto& bucket : buckets_) {
     bucket.work->wait();

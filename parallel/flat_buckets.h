@@ -42,10 +42,11 @@ class FlatBuckets final {
   FlatBuckets& operator=(const FlatBuckets&) = delete;
 
   void zero_gradients();
-  /// Call before the last micro-batch: from now on a complete bucket starts its reduction.
+  /// May be called before the last micro-batch: from then on a complete bucket starts its reduction by itself.
   void start_overlap();
-  /// Starts what has not started (in the same order on every rank) and waits for all. Gradients are then summed over dp,
-  /// on each bucket's owned slice only.
+  /// Starts every reduction that has not started, in the same order on every rank: no gradient is added any more.
+  void start_reduction();
+  /// start_reduction, and waits for all. Gradients are then summed over dp, on each bucket's owned slice only.
   void finish_reduction();
   /// Gathers the owned slices of the values on all ranks.
   void gather_values();
@@ -53,7 +54,8 @@ class FlatBuckets final {
   [[nodiscard]] std::vector<Bucket>& buckets() { return buckets_; }
   [[nodiscard]] const std::vector<Bucket>& buckets() const { return buckets_; }
   [[nodiscard]] Communicator& communicator() const { return dp_; }
-  [[nodiscard]] int64_t num_parameters() const { return num_parameters_; }
+  /// Elements of parameters that this rank owns.
+  [[nodiscard]] int64_t num_owned() const;
   /// Seconds that finish_reduction and gather_values have waited: communication that was not hidden.
   [[nodiscard]] double exposed_seconds() const { return exposed_seconds_; }
 
@@ -63,7 +65,6 @@ class FlatBuckets final {
 
   Communicator& dp_;
   std::vector<Bucket> buckets_;
-  int64_t num_parameters_ = 0;
   size_t next_launch_ = 0;
   bool overlapping_ = false;
   double exposed_seconds_ = 0;

@@ -21,6 +21,7 @@ struct ParallelConfig {
   int64_t pp = 1;
   int64_t ep = 1;
   std::string pipeline_schedule = "1f1b";
+  int64_t stages_per_rank = 2;  // of the interleaved schedule; the V-shaped ones have two, the others one
   int64_t zero = 1;
 
   /// Throws ConfigError naming the key and what to set, for instance

@@ -259,6 +259,17 @@ PipelineSchedule make_pipeline_schedule(const std::string& name, int32_t ranks, 
   throw ConfigError("parallel.pipeline_schedule = " + name + " is unknown; known are " + join(names));
 }
 
+PipelineSchedule make_forward_only(const PipelineSchedule& like, int32_t microbatches) {
+  PipelineSchedule schedule{.name = "forward only", .num_ranks = like.num_ranks, .num_stages = like.num_stages,
+                            .num_microbatches = microbatches, .placement = {{like.placement.routes.front()}, {}}, .ranks = {}};
+  schedule.placement.route_of.assign(static_cast<size_t>(microbatches), 0);
+  schedule.ranks.resize(static_cast<size_t>(like.num_ranks));
+  for (int32_t m = 0; m < microbatches; ++m)
+    for (int32_t s = 0; s < like.num_stages; ++s)
+      schedule.ranks[static_cast<size_t>(schedule.placement.rank(s, m))].push_back({{ActionKind::kForward, s, m}, std::nullopt});
+  return schedule;
+}
+
 std::string to_string(const Action& action) {
   constexpr const char* kLetters = "FBIW";
   return detail::concat(kLetters[static_cast<size_t>(action.kind)], action.microbatch, '.', action.stage);

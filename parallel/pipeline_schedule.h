@@ -70,6 +70,9 @@ PipelineSchedule make_dualpipe_v(int32_t ranks, int32_t microbatches);
 /// name and for numbers outside the schedule's domain, saying what to set.
 PipelineSchedule make_pipeline_schedule(const std::string& name, int32_t ranks, int32_t microbatches, int32_t stages_per_rank);
 
+/// The forwards of `microbatches` alone, on the stages as `like` places them: evaluation.
+PipelineSchedule make_forward_only(const PipelineSchedule& like, int32_t microbatches);
+
 /// The least number of micro-batches, and what their number must be a multiple of, on p ranks.
 struct MicrobatchRule {
   int32_t at_least = 1, multiple_of = 1;

@@ -41,6 +41,7 @@ void describe(Visitor& v, parallel::ParallelConfig& c) {
   v.field("pp", c.pp);
   v.field("ep", c.ep);
   v.field("pipeline_schedule", c.pipeline_schedule);
+  v.field("stages_per_rank", c.stages_per_rank);
   v.field("zero", c.zero);
 }
 

@@ -76,8 +76,6 @@ void StepConfig::validate() const {
   require(batch_ramp.steps == 0 || (batch_ramp.from >= 1 && batch_ramp.from <= sequences_per_step),
           detail::concat("train.batch_ramp.from = ", batch_ramp.from, " must be in [1, train.sequences_per_step = ", sequences_per_step, "]"));
   require_known("train.recompute", recompute, {"none", "selective", "full"});
-  require(recompute == "none", "train.recompute = " + recompute + " is not available in this version; set none (norms and "
-                               "SwiGLU are always recomputed)");
   require_positive("train.max_nonfinite_steps", max_nonfinite_steps);
 }
 
@@ -125,8 +123,7 @@ void TrainerConfig::validate() const {
   evaluate.validate();
   log.validate();
   communication.validate();
-  require(parallel.pp == 1, detail::concat("parallel.pp = ", parallel.pp, " is not available in this version; set 1"));
-  require(parallel.ep == 1, detail::concat("parallel.ep = ", parallel.ep, " is not available in this version; set 1"));
+  require(parallel.stages_per_rank >= 1, detail::concat("parallel.stages_per_rank = ", parallel.stages_per_rank, " must be at least 1"));
 }
 
 }  // namespace tessera::trainer

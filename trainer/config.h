@@ -59,7 +59,7 @@ struct StepConfig {
   int64_t sequences_per_step = 8;
   BatchRampConfig batch_ramp;
   int64_t sequences_per_microbatch = 1;
-  std::string recompute = "none";
+  std::string recompute = "none";  // none | selective | full; norms and SwiGLU always are
   int64_t max_nonfinite_steps = 10;  // skipped updates in a row before the run gives up
   void validate() const;
 };

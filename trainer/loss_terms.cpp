@@ -3,7 +3,6 @@
 #include <ATen/ops/zeros.h>
 
 #include "model/mtp.h"
-#include "trainer/model_batch.h"
 
 namespace tessera::trainer {
 
@@ -32,25 +31,6 @@ LossTerms loss_terms(const StepCounts& counts, const MoeTrainingConfig& moe, con
   terms.routing.balance_weight = share(moe.sequence_balance_loss, counts.documents);
   terms.routing.z_weight = share(moe.z_loss, counts.tokens);
   return terms;
-}
-
-void run_micro_batch(model::CausalLM& model, const data::MicroBatch& micro, const LossTerms& terms, StepLoss& loss) {
-  // Without targets nothing is learnt, but routers are still balanced.
-  if (micro.tokens.empty() || (micro.targets.empty() && !terms.routing.statistics)) return;
-  const ModelBatch tensors = to_model_batch(micro, terms.target_weight);
-  const at::Tensor hidden = model.hidden_states(tensors.tokens, tensors.positions, micro.segments, terms.routing);
-  const kernels::CrossEntropy main = model.loss(hidden, tensors.targets);
-  loss.cross_entropy += main.loss.item<double>();
-  at::Tensor total = main.loss;
-  std::vector<model::MtpRows> modules;  // alive until the backward pass is done
-  if (!terms.mtp_weights.empty()) {
-    modules = model::mtp_rows(micro.tokens, micro.segments, tensors.targets, terms.mtp_weights);
-    for (const auto& module : model.mtp_losses(hidden, modules, terms.routing)) {
-      loss.mtp += module.loss.item<double>();
-      total = total + module.loss;
-    }
-  }
-  total.backward();
 }
 
 }  // namespace tessera::trainer

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "data/batch.h"
-#include "model/causal_lm.h"
+#include "moe/router.h"
 #include "parallel/communicator.h"
 #include "trainer/config.h"
 
@@ -32,8 +32,5 @@ struct LossTerms {
 struct StepLoss {
   double cross_entropy = 0, mtp = 0;
 };
-
-/// Forward and backward of one micro-batch. The router's losses are counted in the routers' statistics.
-void run_micro_batch(model::CausalLM& model, const data::MicroBatch& micro, const LossTerms& terms, StepLoss& loss);
 
 }  // namespace tessera::trainer

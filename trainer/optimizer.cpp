@@ -10,9 +10,11 @@
 
 namespace tessera::trainer {
 
-AdamW::AdamW(parallel::FlatBuckets& buckets, const OptimizerConfig& config) : buckets_(buckets), config_(config) {
-  for (size_t b = 0; b < buckets_.buckets().size(); ++b) {
-    const auto& bucket = buckets_.buckets()[b];
+AdamW::AdamW(const std::vector<parallel::FlatBuckets*>& buckets, const OptimizerConfig& config) : config_(config) {
+  for (auto* flat : buckets)
+    for (auto& bucket : flat->buckets()) buckets_.push_back(&bucket);
+  for (size_t b = 0; b < buckets_.size(); ++b) {
+    const auto& bucket = *buckets_[b];
     const int64_t owned = bucket.owned_end - bucket.owned_begin;
     exp_avg_.push_back(at::zeros({owned}, at::kFloat));
     exp_avg_sq_.push_back(at::zeros({owned}, at::kFloat));
@@ -28,7 +30,7 @@ AdamW::AdamW(parallel::FlatBuckets& buckets, const OptimizerConfig& config) : bu
 double AdamW::local_sum_of_squares() const {
   double total = 0;
   for (const auto& run : runs_)
-    total += kernels::sum_of_squares(buckets_.buckets()[run.bucket].gradient.const_data_ptr<float>() + run.begin,
+    total += kernels::sum_of_squares(buckets_[run.bucket]->gradient.const_data_ptr<float>() + run.begin,
                                      run.end - run.begin);
   return total;
 }
@@ -37,7 +39,7 @@ void AdamW::step(double lr, int64_t step, double gradient_scale) {
   kernels::AdamWStep update{.lr = lr, .beta1 = config_.betas[0], .beta2 = config_.betas[1], .eps = config_.eps,
                             .weight_decay = 0, .step = step, .gradient_scale = gradient_scale};
   for (const auto& run : runs_) {
-    auto& bucket = buckets_.buckets()[run.bucket];
+    auto& bucket = *buckets_[run.bucket];
     const int64_t moment = run.begin - bucket.owned_begin;
     update.weight_decay = run.decay ? config_.weight_decay : 0.0;
     kernels::adamw(bucket.value.data_ptr<float>() + run.begin, bucket.gradient.const_data_ptr<float>() + run.begin,
@@ -48,8 +50,8 @@ void AdamW::step(double lr, int64_t step, double gradient_scale) {
 
 std::vector<AdamW::Overlap> AdamW::overlaps(const model::NamedWeight& weight) const {
   std::vector<Overlap> found;
-  for (size_t b = 0; b < buckets_.buckets().size(); ++b) {
-    const auto& bucket = buckets_.buckets()[b];
+  for (size_t b = 0; b < buckets_.size(); ++b) {
+    const auto& bucket = *buckets_[b];
     for (const auto& placement : bucket.placements) {
       if (placement.parameter != weight.parameter.get()) continue;
       const int64_t first = placement.offset + weight.offset();
@@ -62,7 +64,7 @@ std::vector<AdamW::Overlap> AdamW::overlaps(const model::NamedWeight& weight) co
 }
 
 at::Tensor AdamW::moment(const std::vector<at::Tensor>& moments, const Overlap& o) const {
-  return moments[o.bucket].narrow(0, o.bucket_begin - buckets_.buckets()[o.bucket].owned_begin, o.count);
+  return moments[o.bucket].narrow(0, o.bucket_begin - buckets_[o.bucket]->owned_begin, o.count);
 }
 
 std::vector<checkpoint::OwnedRange> AdamW::owned_ranges(const std::vector<model::NamedWeight>& weights) const {
@@ -70,7 +72,7 @@ std::vector<checkpoint::OwnedRange> AdamW::owned_ranges(const std::vector<model:
   for (const auto& weight : weights) {
     for (const Overlap& o : overlaps(weight)) {
       ranges.push_back({"weight", weight.name, o.weight_begin,
-                        buckets_.buckets()[o.bucket].value.narrow(0, o.bucket_begin, o.count)});
+                        buckets_[o.bucket]->value.narrow(0, o.bucket_begin, o.count)});
       ranges.push_back({"exp_avg", weight.name, o.weight_begin, moment(exp_avg_, o)});
       ranges.push_back({"exp_avg_sq", weight.name, o.weight_begin, moment(exp_avg_sq_, o)});
     }

@@ -15,7 +15,8 @@ namespace tessera::trainer {
 
 class AdamW final {
  public:
-  AdamW(parallel::FlatBuckets& buckets, const OptimizerConfig& config);
+  /// `buckets` must outlive the optimizer.
+  AdamW(const std::vector<parallel::FlatBuckets*>& buckets, const OptimizerConfig& config);
 
   /// Sum of squares of the gradients this rank owns.
   [[nodiscard]] double local_sum_of_squares() const;
@@ -40,7 +41,7 @@ class AdamW final {
   [[nodiscard]] std::vector<Overlap> overlaps(const model::NamedWeight& weight) const;
   at::Tensor moment(const std::vector<at::Tensor>& moments, const Overlap& overlap) const;
 
-  parallel::FlatBuckets& buckets_;
+  std::vector<parallel::FlatBuckets::Bucket*> buckets_;
   OptimizerConfig config_;
   std::vector<at::Tensor> exp_avg_, exp_avg_sq_;  // one per bucket, this rank's slice
   std::vector<Run> runs_;

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <ctime>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 #include "checkpoint/manifest.h"
@@ -21,7 +22,6 @@
 #include "model/hf_folder.h"
 #include "parallel/text_exchange.h"
 #include "trainer/lr_schedule.h"
-#include "trainer/model_batch.h"
 #include "trainer/resume.h"
 
 namespace tessera::trainer {
@@ -54,6 +54,10 @@ double seconds_since_process_start() {
          std::strtod(field.c_str(), nullptr) / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
+model::Recompute recompute_of(const std::string& name) {
+  return name == "full" ? model::Recompute::kFull : name == "selective" ? model::Recompute::kSelective : model::Recompute::kNone;
+}
+
 std::string short_number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.4g", value);
@@ -75,7 +79,9 @@ TrainEnd Trainer::train() {
   data::StepLoader loader(*data_.train, {.sequences_per_step = config_.train.sequences_per_step,
                                          .ramp_from = config_.train.batch_ramp.from, .ramp_steps = config_.train.batch_ramp.steps,
                                          .sequences_per_microbatch = config_.train.sequences_per_microbatch,
-                                         .dp_rank = dp_.rank(), .dp_size = dp_.size(), .first_step = step});
+                                         .dp_rank = dp_.rank(), .dp_size = dp_.size(), .first_step = step,
+                                         .microbatch_multiple = stages_->microbatch_rule().multiple_of,
+                                         .min_microbatches = stages_->microbatch_rule().at_least});
   run_.update_run_json({{"startup_seconds", seconds_since_process_start()}});
   Progress progress(config_.name, config_.train.steps, "steps", options_.show_progress && world_.rank() == 0, step);
   int64_t saved = step;
@@ -120,61 +126,60 @@ void Trainer::load_data() {
 void Trainer::load_model() {
   const ModelSource& source = config_.model;
   const auto busy = world_.announce("loading the model");
-  const bool fresh = source.path.empty();
-  model_ = std::make_unique<model::CausalLM>(fresh ? model::ModelConfig::from_json(source.config, "model.config")
-                                                   : model::load_config(source.path));
-  check_model();
-  if (data_.tokenizer->vocab_size() > model_->config().vocab_size)
-    throw ConfigError(detail::concat("the tokenizer has ", data_.tokenizer->vocab_size(), " tokens, the model's vocab_size is ",
-                                     model_->config().vocab_size, "; use the tokenizer that belongs to the model"));
-  if (config_.data.sequence_length > model_->config().max_position_embeddings)
-    log::warn("data.sequence_length = ", config_.data.sequence_length, " is more than the model's max_position_embeddings = ",
-              model_->config().max_position_embeddings, ": longer documents would train positions that it does not know");
-  if (source.lora) model::add_adapters(*model_, *source.lora, config_.seed);
-  std::vector<parallel::FlatBuckets::Item> trained;
-  if (source.lora) {
-    for (const auto& weight : model_->adapter_weights()) trained.push_back({weight.parameter, 1});
-  } else {
-    for (const auto& used : model_->parameters(trains_mtp())) trained.push_back({used.parameter, used.uses});
+  const auto model = source.path.empty() ? model::ModelConfig::from_json(source.config, "model.config") : model::load_config(source.path);
+  check_model(model);
+  stages_ = std::make_unique<Stages>(model, mesh_, config_.parallel, trains_mtp());
+  if (trains_adapters()) {
+    std::set<std::string> names;
+    std::string text_line;
+    for (auto* stage : stages_->models()) names.merge(model::add_adapters(*stage, *source.lora, config_.seed));
+    for (const auto& text : parallel::all_gather_text(world_, join({names.begin(), names.end()}, "\n")))
+      for (std::istringstream lines(text); std::getline(lines, text_line);) names.insert(text_line);
+    model::check_targets(names, *source.lora);
   }
-  buckets_ = std::make_unique<parallel::FlatBuckets>(trained, dp_);
-  if (fresh) {
-    model_->initialize(config_.seed);
-  } else {
-    model::load_weights(*model_, source.path);
-    if (source.lora) base_hash_ = parallel::broadcast_text(world_, world_.rank() == 0 ? model::hash_weights(source.path) : "");
-  }
-  optimizer_ = std::make_unique<AdamW>(*buckets_, config_.optimizer);
-  balancer_ = std::make_unique<moe::LoadBalancer>(model_->routers(trains_mtp()), config_.moe.bias_update_rate);
+  for (auto* stage : stages_->models()) stage->set_recompute(recompute_of(config_.train.recompute));
+  stages_->make_trainable(trains_adapters());
+  fill_weights();
+  optimizer_ = std::make_unique<AdamW>(stages_->buckets(), config_.optimizer);
+  balancer_ = std::make_unique<moe::LoadBalancer>(stages_->routers(), stages_->moe_layers(), model.moe.num_experts, config_.moe.bias_update_rate);
   if (world_.rank() == 0) {
     make_directories(run_.model());
     model::copy_companions(source.tokenizer_folder(), run_.model());
-    write_file_atomically(run_.model() / "config.json", model_->config().raw.dump(2) + "\n");
+    write_file_atomically(run_.model() / "config.json", model.raw.dump(2) + "\n");
     write_file_atomically(run_.path() / "recipe.yaml", options_.recipe_yaml);
   }
-  log::info("model: ", buckets_->num_parameters(), " trained parameters; mesh ", mesh_.describe());
+  int64_t owned = 0;
+  for (const auto* buckets : stages_->buckets()) owned += buckets->num_owned();
+  at::Tensor total = at::tensor({owned}, at::kLong);
+  world_.all_reduce(total)->wait();
+  log::info("model: ", total.item<int64_t>(), " trained parameters; mesh ", mesh_.describe());
 }
 
-void Trainer::check_model() const {
+void Trainer::fill_weights() {
+  const ModelSource& source = config_.model;
+  if (source.path.empty()) {
+    for (auto* stage : stages_->models()) stage->initialize(config_.seed);
+    return;
+  }
+  model::load_weights(stages_->models(), source.path, world_);
+  if (trains_adapters()) base_hash_ = parallel::broadcast_text(world_, world_.rank() == 0 ? model::hash_weights(source.path) : "");
+}
+
+void Trainer::check_model(const model::ModelConfig& model) const {
   const bool wants_routers = config_.moe.bias_update_rate > 0 || config_.moe.sequence_balance_loss > 0 || config_.moe.z_loss > 0;
-  if (wants_routers && !model_->config().has_experts())
-    throw ConfigError("the moe section balances experts, and the model (" + model_->config().model_type + ") has none; set its keys to 0");
-  if (config_.moe.bias_update_rate > 0 && !model_->config().moe.correction_bias)
-    throw ConfigError("moe.bias_update_rate moves a bias that the routers of " + model_->config().model_type +
+  if (wants_routers && !model.has_experts())
+    throw ConfigError("the moe section balances experts, and the model (" + model.model_type + ") has none; set its keys to 0");
+  if (config_.moe.bias_update_rate > 0 && !model.moe.correction_bias)
+    throw ConfigError("moe.bias_update_rate moves a bias that the routers of " + model.model_type +
                       " do not have; set it to 0, and moe.sequence_balance_loss instead");
-  if (trains_mtp() && model_->config().num_mtp_modules == 0)
+  if (trains_mtp() && model.num_mtp_modules == 0)
     throw ConfigError("mtp.loss_weight trains MTP modules, and the model has none; set it to 0");
-}
-
-std::vector<model::NamedWeight> Trainer::stored_weights() const {
-  return config_.model.lora ? model_->adapter_weights() : model_->weights();
-}
-
-std::vector<model::NamedWeight> Trainer::stored_constants() const {
-  std::vector<model::NamedWeight> constants;
-  for (const auto& weight : stored_weights())
-    if (!weight.parameter->trainable()) constants.push_back(weight);
-  return constants;
+  if (data_.tokenizer->vocab_size() > model.vocab_size)
+    throw ConfigError(detail::concat("the tokenizer has ", data_.tokenizer->vocab_size(), " tokens, the model's vocab_size is ",
+                                     model.vocab_size, "; use the tokenizer that belongs to the model"));
+  if (config_.data.sequence_length > model.max_position_embeddings)
+    log::warn("data.sequence_length = ", config_.data.sequence_length, " is more than the model's max_position_embeddings = ",
+              model.max_position_embeddings, ": longer documents would train positions that it does not know");
 }
 
 int64_t Trainer::resume() {
@@ -182,8 +187,8 @@ int64_t Trainer::resume() {
   if (!found) return 0;
   check_resumable(found->manifest.state, options_.recipe_keys, data_.train->hash(), base_hash_, found->folder.string());
   checkpoint::CheckpointReader reader(found->folder, found->manifest);
-  optimizer_->load(stored_weights(), reader);
-  for (const auto& weight : stored_constants()) reader.read("weight", weight.name, 0, weight.view().view({-1}));
+  optimizer_->load(stages_->weights(trains_adapters()), reader);
+  for (const auto& weight : stages_->constants(trains_adapters(), false)) reader.read("weight", weight.name, 0, weight.view().view({-1}));
   const json& state = found->manifest.state;
   updates_ = state.at("updates").get<int64_t>();
   skipped_total_ = state.at("skipped_steps").get<int64_t>();
@@ -193,24 +198,24 @@ int64_t Trainer::resume() {
 
 Trainer::StepResult Trainer::train_step(data::StepBatch batch) {
   const auto start = Clock::now();
-  const double exposed_before = buckets_->exposed_seconds();
+  const double exposed_before = exposed_seconds();
   StepResult result;
   result.lr = config_.optimizer.lr * lr_factor(config_.lr_schedule, batch.step, config_.train.steps);
 
-  const StepCounts counts = count_step(batch, trains_mtp() ? model_->config().num_mtp_modules : 0, dp_);
+  const StepCounts counts = count_step(batch, trains_mtp() ? stages_->config().num_mtp_modules : 0, dp_);
   result.targets = counts.targets;
   result.tokens = counts.tokens;
 
-  buckets_->zero_gradients();
+  for (auto* buckets : stages_->buckets()) buckets->zero_gradients();
   balancer_->begin_step();
-  const StepLoss loss = forward_backward(batch, counts);
-  buckets_->finish_reduction();
-  result.loads = balancer_->collect(dp_);
+  const StepLoss loss = stages_->forward_backward(batch, loss_terms(counts, config_.moe, config_.mtp, !balancer_->empty()));
+  for (auto* buckets : stages_->buckets()) buckets->finish_reduction();
+  result.loads = balancer_->collect(world_);
 
   // One exchange tells every rank the losses, the norm and whether any rank was asked to stop.
   at::Tensor sums = at::tensor({loss.cross_entropy, optimizer_->local_sum_of_squares(), options_.stop_requested() ? 1.0 : 0.0,
                                 loss.mtp, balancer_->balance_loss(), balancer_->z_loss()}, at::kDouble);
-  dp_.all_reduce(sums)->wait();
+  world_.all_reduce(sums)->wait();
   const double* sum = sums.const_data_ptr<double>();
   result.loss = sum[0];
   result.grad_norm = std::sqrt(sum[1]);
@@ -220,8 +225,14 @@ Trainer::StepResult Trainer::train_step(data::StepBatch batch) {
   result.z_loss = sum[5];
   update(batch, result);
   result.seconds = seconds_since(start);
-  result.exposed_seconds = buckets_->exposed_seconds() - exposed_before;
+  result.exposed_seconds = exposed_seconds() - exposed_before;
   return result;
+}
+
+double Trainer::exposed_seconds() const {
+  double seconds = stages_->waited_seconds();
+  for (const auto* buckets : stages_->buckets()) seconds += buckets->exposed_seconds();
+  return seconds;
 }
 
 bool Trainer::StepResult::finite() const {
@@ -234,7 +245,7 @@ void Trainer::update(const data::StepBatch& batch, StepResult& result) {
     // The small constant is torch.nn.utils.clip_grad_norm_'s.
     const double scale = limit > 0 ? std::min(1.0, limit / (result.grad_norm + 1e-6)) : 1.0;
     optimizer_->step(result.lr, ++updates_, scale);
-    buckets_->gather_values();
+    for (auto* buckets : stages_->buckets()) buckets->gather_values();
     balancer_->update(result.loads);
     skipped_in_a_row_ = 0;
     return;
@@ -247,39 +258,22 @@ void Trainer::update(const data::StepBatch& batch, StepResult& result) {
                                "optimizer.lr, or look at the data of step ", batch.step + 1));
 }
 
-StepLoss Trainer::forward_backward(const data::StepBatch& batch, const StepCounts& counts) {
-  StepLoss loss;
-  const LossTerms terms = loss_terms(counts, config_.moe, config_.mtp, !balancer_->empty());
-  for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
-    if (i + 1 == batch.micro_batches.size()) buckets_->start_overlap();
-    run_micro_batch(*model_, batch.micro_batches[i], terms, loss);
-  }
-  return loss;
-}
-
 double Trainer::evaluate() {
   const auto busy = world_.announce("evaluating");
-  at::NoGradGuard no_grad;
-  double sum = 0, count = 0;
-  for (const data::MicroBatch& micro : data::validation_batches(*data_.validation, config_.train.sequences_per_microbatch, dp_.rank(), dp_.size())) {
-    if (micro.targets.empty()) continue;
-    const ModelBatch tensors = to_model_batch(micro, 1.0f);
-    const at::Tensor hidden = model_->hidden_states(tensors.tokens, tensors.positions, micro.segments);
-    sum += model_->loss(hidden, tensors.targets).loss.item<double>();
-    count += static_cast<double>(micro.targets.size());
-  }
-  at::Tensor sums = at::tensor({sum, count}, at::kDouble);
-  dp_.all_reduce(sums)->wait();
+  const auto batches = data::validation_batches(*data_.validation, config_.train.sequences_per_microbatch, dp_.rank(), dp_.size());
+  double count = 0;
+  for (const auto& micro : batches) count += static_cast<double>(micro.targets.size());
+  at::Tensor sums = at::tensor({stages_->evaluate(batches), mesh_.coordinate("pp") == 0 ? count : 0.0}, at::kDouble);
+  world_.all_reduce(sums)->wait();
   return sums[1].item<double>() > 0 ? sums[0].item<double>() / sums[1].item<double>() : NAN;
 }
 
 void Trainer::save(int64_t step) {
   const json state = {{"updates", updates_}, {"skipped_steps", skipped_total_}, {"recipe", options_.recipe_keys},
                       {"data_hash", data_.train->hash()}, {"base_hash", base_hash_}, {"mesh", mesh_.describe()},
-                      {"base_model", config_.model.path}, {"mtp_modules", model_->config().num_mtp_modules}};
-  auto ranges = optimizer_->owned_ranges(stored_weights());
-  if (dp_.rank() == 0)
-    for (const auto& weight : stored_constants()) ranges.push_back({"weight", weight.name, 0, weight.view().view({-1})});
+                      {"base_model", config_.model.path}, {"mtp_modules", stages_->config().num_mtp_modules}};
+  auto ranges = optimizer_->owned_ranges(stages_->weights(trains_adapters()));
+  for (const auto& weight : stages_->constants(trains_adapters(), true)) ranges.push_back({"weight", weight.name, 0, weight.view().view({-1})});
   checkpoint::write_checkpoint(run_.checkpoints(), step, ranges, state, world_);
   if (world_.rank() == 0) checkpoint::apply_retention(run_.checkpoints(), config_.checkpoint.keep);
 }

@@ -8,15 +8,14 @@
 #include <string>
 
 #include "data/loader.h"
-#include "model/causal_lm.h"
 #include "moe/load_balancer.h"
-#include "parallel/flat_buckets.h"
 #include "parallel/mesh.h"
 #include "trainer/config.h"
 #include "trainer/datasets.h"
 #include "trainer/loss_terms.h"
 #include "trainer/optimizer.h"
 #include "trainer/run_folder.h"
+#include "trainer/stages.h"
 
 namespace tessera::trainer {
 
@@ -57,18 +56,16 @@ class Trainer final {
   void load_model();
   int64_t resume();
   StepResult train_step(data::StepBatch batch);
-  StepLoss forward_backward(const data::StepBatch& batch, const StepCounts& counts);
   void update(const data::StepBatch& batch, StepResult& result);
   double evaluate();
   void save(int64_t step);
   void report(int64_t step, const StepResult& result, double validation_loss);
   void add_moe_metrics(const StepResult& result, nlohmann::json& metrics) const;
   /// Throws ConfigError where the recipe wants to train what the model does not have.
-  void check_model() const;
-  /// What a checkpoint of this run holds.
-  [[nodiscard]] std::vector<model::NamedWeight> stored_weights() const;
-  /// Of those, what no optimizer moves: correction biases, MTP modules that are not trained.
-  [[nodiscard]] std::vector<model::NamedWeight> stored_constants() const;
+  void check_model(const model::ModelConfig& model) const;
+  void fill_weights();
+  [[nodiscard]] double exposed_seconds() const;
+  [[nodiscard]] bool trains_adapters() const { return config_.model.lora.has_value(); }
   [[nodiscard]] bool trains_mtp() const { return config_.mtp.loss_weight > 0; }
   [[nodiscard]] bool has_validation() const { return data_.validation != nullptr; }
 
@@ -79,8 +76,7 @@ class Trainer final {
   parallel::Communicator& dp_;
   RunFolder run_;
   Datasets data_;
-  std::unique_ptr<model::CausalLM> model_;
-  std::unique_ptr<parallel::FlatBuckets> buckets_;
+  std::unique_ptr<Stages> stages_;
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<moe::LoadBalancer> balancer_;
   std::string base_hash_;

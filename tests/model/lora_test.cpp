@@ -126,7 +126,7 @@ TEST(Lora, LatentAttentionTakesAdaptersExpertsDoNot) {
 TEST(Lora, MistakesAreNamed) {
   const auto refusal = [](LoraConfig lora) {
     const auto model = tiny_model();
-    return message_of<ConfigError>([&] { add_adapters(*model, lora, 0); });
+    return message_of<ConfigError>([&] { check_targets(add_adapters(*model, lora, 0), lora); });
   };
   EXPECT_THAT(refusal({.r = 0}), testing::HasSubstr("model.lora.r = 0 must be positive"));
   EXPECT_THAT(refusal({.alpha = 0}), testing::HasSubstr("model.lora.alpha = 0 must be positive"));

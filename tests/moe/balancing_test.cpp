@@ -19,10 +19,10 @@ TEST(LayerLoad, Metrics) {
 TEST(LoadBalancer, MovesTheBiasByTheSignOfTheViolation) {
   Router router({.num_experts = 4, .experts_per_token = 1, .scoring = Scoring::kSigmoid, .correction_bias = true}, 3);
   router.bias()->value.zero_();
-  LoadBalancer balancer({&router}, 0.25);
+  LoadBalancer balancer({{5, &router}}, {5}, 4, 0.25);
   balancer.update({LayerLoad{{7, 5, 3, 5}}});
   EXPECT_TRUE(router.bias()->value.equal(torch::tensor({-0.25f, 0.0f, 0.25f, 0.0f})));
-  LoadBalancer off({&router}, 0.0);
+  LoadBalancer off({{5, &router}}, {5}, 4, 0.0);
   off.update({LayerLoad{{20, 0, 0, 0}}});
   EXPECT_TRUE(router.bias()->value.equal(torch::tensor({-0.25f, 0.0f, 0.25f, 0.0f})));
 }
@@ -34,7 +34,7 @@ TEST(LoadBalancer, EvensOutALoadThatLeans) {
   Router router(kConfig, 16);
   router.weight()->value.copy_(kernels::random_tensor({8, 16}, 1).mul_(0.2));
   router.bias()->value.copy_(torch::tensor({0.5f, 0.4f, 0.3f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}));
-  LoadBalancer balancer({&router}, 0.01);
+  LoadBalancer balancer({{2, &router}}, {2}, 8, 0.01);
   double first = 0, last = 0;
   for (int step = 0; step < 120; ++step) {
     balancer.begin_step();

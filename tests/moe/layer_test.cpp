@@ -25,7 +25,7 @@ void make_trainable(const kernels::ParameterPtr& parameter, int64_t seed) {
 TEST_P(MoeLayer, EqualsALoopOverTokens) {
   const auto& [num_experts, choices] = GetParam();
   const auto tokens = static_cast<int64_t>(choices.size()), k = static_cast<int64_t>(choices[0].size()), dim = int64_t{10}, width = int64_t{6};
-  const Experts experts({.num_experts = num_experts, .experts_per_token = k, .intermediate_size = width}, dim);
+  const Experts experts({.num_experts = num_experts, .experts_per_token = k, .intermediate_size = width}, num_experts, dim);
   make_trainable(experts.gate_up(), 1);
   make_trainable(experts.down(), 2);
   at::Tensor index = at::empty({tokens, k}, at::kInt);
@@ -34,16 +34,18 @@ TEST_P(MoeLayer, EqualsALoopOverTokens) {
   at::Tensor x = random_tensor({tokens, dim}, 3).requires_grad_(true), weights = random_tensor({tokens, k}, 4).requires_grad_(true);
   const at::Tensor base = random_tensor({tokens, dim}, 5), direction = random_tensor({tokens, dim}, 6);
 
-  const LocalDispatcher dispatcher(num_experts);
-  const Dispatched dispatched = dispatcher.dispatch(x, {weights, index});
-  const at::Tensor y = dispatcher.combine(experts.forward(dispatched.rows, dispatched.offsets), dispatched.handle, base);
+  const auto dispatcher = make_local_dispatcher(num_experts);
+  const auto dispatch = dispatcher->dispatch(x, {weights, index});
+  const Arrived arrived = dispatch->arrive();
+  dispatch->send_back(experts.forward(arrived.rows, arrived.offsets));
+  const at::Tensor y = dispatch->combine(base);
   (y * direction).sum().backward();
-  for (size_t row = 1; row < dispatched.handle.map->slot_of.size(); ++row) {  // sorted by (expert, token)
-    const auto at_row = [&](size_t r) {
-      const auto slot = dispatched.handle.map->slot_of[r];
-      return std::pair(choices[static_cast<size_t>(slot / k)][static_cast<size_t>(slot % k)], slot / k);
-    };
-    EXPECT_LT(at_row(row - 1), at_row(row));
+  int64_t row = 0;
+  for (int64_t e = 0; e < num_experts; ++e) {  // in the order (expert, token)
+    EXPECT_EQ(arrived.offsets[static_cast<size_t>(e)], row);
+    for (int64_t t = 0; t < tokens; ++t)
+      for (int32_t chosen : choices[static_cast<size_t>(t)])
+        if (chosen == e) EXPECT_TRUE(arrived.rows[row++].equal(x[t]));
   }
 
   at::Tensor rx = reference_copy(x), rweights = reference_copy(weights), rg = reference_copy(experts.gate_up()->value), rd = reference_copy(experts.down()->value);

@@ -105,12 +105,6 @@ TEST_P(Buckets, SlicesOfAllRanksCoverEachBucketOnce) {
   }
 }
 
-TEST(FlatBuckets, TellsWhenTheOverlapWasForgotten) {
-  if (test_world().size() == 1) return;
-  Replica replica(test_world(), 400);
-  EXPECT_THROW(replica.buckets->finish_reduction(), InternalError);
-}
-
 TEST(FlatBuckets, LeavesTheParametersFreeWhenItGoes) {
   Replica replica(test_world(), 400);
   EXPECT_TRUE(replica.parameters[0]->trainable());

@@ -111,7 +111,7 @@ TEST(Recipe, WrongValuesNameTheKeyTheLineAndTheRemedy) {
       {"task: sff", "task = 'sff' is not known"},
       {"precision: {compute: bfloat16}", "precision.compute = bfloat16 needs a GPU build"},
       {"precision: {fp8: blockwise}", "precision.fp8 = blockwise is not available"},
-      {"parallel: {pp: 2}", "parallel.pp = 2 is not available"},
+      {"parallel: {stages_per_rank: 0}", "parallel.stages_per_rank = 0 must be at least 1"},
       {"moe: {bias_update_rate: -1}", "moe.bias_update_rate = -1 must be 0 or more"},
       {"moe: {z_los: 1}", "moe.z_los is not a known key; did you mean 'z_loss'?"},
       {"mtp: {loss_weight: .nan}", "mtp.loss_weight"},

@@ -1,8 +1,12 @@
+// The sums of a step over micro-batches, carried out as the trainer does.
 #include "trainer/loss_terms.h"
+
+#include <map>
 
 #include "core/error.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
+#include "trainer/stages.h"
 
 namespace tessera::trainer {
 namespace {
@@ -37,22 +41,34 @@ struct Outcome {
   std::vector<at::Tensor> gradients;
 };
 
-Outcome run_step(size_t rows_a_micro_batch) {
-  const auto self = parallel::make_self_communicator();
-  const auto model = test::tiny_model(test::tiny_deepseek_config());
-  Outcome outcome;
-  for (const auto& used : model->parameters(true)) {
-    used.parameter->value.requires_grad_(true);
-    used.parameter->gradient = at::zeros_like(used.parameter->value);
-    outcome.gradients.push_back(used.parameter->gradient);
+/// The tiny DeepSeek-V3 as the one stage of a mesh of one.
+struct OneStage {
+  explicit OneStage(bool mtp) : stages(model::ModelConfig::from_json(test::tiny_deepseek_config(), "tiny"), mesh, {}, mtp) {
+    stages.make_trainable(false);
+    at::NoGradGuard no_grad;
+    std::map<std::string, at::Tensor> values;
+    const auto filled = test::tiny_model(test::tiny_deepseek_config());
+    for (const auto& weight : filled->weights()) values[weight.name] = weight.view();
+    for (const auto& weight : stages.weights(false)) weight.view().copy_(values.at(weight.name));
   }
+  [[nodiscard]] model::CausalLM& model() const { return *stages.models()[0]; }
+
+  std::unique_ptr<parallel::Communicator> self = parallel::make_self_communicator();
+  parallel::Mesh mesh{*self, {}};
+  Stages stages;
+};
+
+Outcome run_step(size_t rows_a_micro_batch) {
+  OneStage one(true);
+  Outcome outcome;
   const data::StepBatch batch = step_of(rows_a_micro_batch);
-  const StepCounts counts = count_step(batch, 1, *self);
+  const StepCounts counts = count_step(batch, 1, *one.self);
   EXPECT_EQ(counts.tokens, 31);
   EXPECT_EQ(counts.documents, 4);
   const LossTerms terms = loss_terms(counts, {.bias_update_rate = 0, .sequence_balance_loss = 0.2, .z_loss = 0.01}, {.loss_weight = 0.3}, true);
-  for (const auto& micro : batch.micro_batches) run_micro_batch(*model, micro, terms, outcome.loss);
-  for (moe::Router* router : model->routers(true)) {
+  outcome.loss = one.stages.forward_backward(batch, terms);
+  for (const auto& used : one.model().parameters(true)) outcome.gradients.push_back(used.parameter->gradient.clone());
+  for (const auto& [layer, router] : one.model().routers(true)) {
     outcome.balance += router->statistics().balance_loss;
     outcome.z += router->statistics().z_loss;
     outcome.counts.insert(outcome.counts.end(), router->statistics().counts.begin(), router->statistics().counts.end());
@@ -78,22 +94,15 @@ TEST(LossTerms, MicroBatchesDoNotChangeTheSum) {
 }
 
 TEST(LossTerms, WithoutTargetsRoutersAreStillBalanced) {
-  const auto self = parallel::make_self_communicator();
-  const auto model = test::tiny_model(test::tiny_deepseek_config());
-  for (const auto& used : model->parameters()) {
-    used.parameter->value.requires_grad_(true);
-    used.parameter->gradient = at::zeros_like(used.parameter->value);
-  }
+  OneStage one(false);
   data::Row row = document(1, 6);
   std::fill(row.loss_mask.begin(), row.loss_mask.end(), uint8_t{0});
   data::StepBatch batch;
   batch.micro_batches = {data::make_micro_batch({row}), data::MicroBatch{}};
   batch.num_tokens = 6;
-  const LossTerms terms = loss_terms(count_step(batch, 0, *self), {.sequence_balance_loss = 1.0}, {}, true);
-  StepLoss loss;
-  for (const auto& micro : batch.micro_batches) run_micro_batch(*model, micro, terms, loss);
-  EXPECT_EQ(loss.cross_entropy, 0);
-  EXPECT_GT(model->routers()[0]->weight()->gradient.abs().max().item<double>(), 0);
+  const LossTerms terms = loss_terms(count_step(batch, 0, *one.self), {.sequence_balance_loss = 1.0}, {}, true);
+  EXPECT_EQ(one.stages.forward_backward(batch, terms).cross_entropy, 0);
+  EXPECT_GT(one.model().routers()[0].router->weight()->gradient.abs().max().item<double>(), 0);
 }
 
 }  // namespace

@@ -1,0 +1,39 @@
+// A differentiable all-to-all of rows in two halves, so that other work runs while the rows travel, forward and backward:
+//
+//   RowExchange exchange(ep, send_rows, receive_rows);
+//   at::Tensor pending = exchange.start(rows);
+//   ... work that needs no peer ...
+//   at::Tensor received = exchange.finish(pending);
+//
+// In the backward pass finish() starts the way back of the gradients and start() waits for them; autograd runs what was
+// recorded between the two in between.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "parallel/communicator.h"
+
+namespace tessera::parallel {
+
+struct RowTransfer;
+
+class RowExchange final {
+ public:
+  /// Rows to and from each rank of `group`, which must outlive the backward pass.
+  RowExchange(Communicator& group, std::vector<int64_t> send_rows, std::vector<int64_t> receive_rows);
+
+  /// rows: [sum of send_rows, D], in the order of the ranks that they go to. Collective over the group, also without rows.
+  /// The result may only be given to finish().
+  [[nodiscard]] at::Tensor start(const at::Tensor& rows) const;
+  /// Returns [sum of receive_rows, D], in the order of the ranks that they come from.
+  [[nodiscard]] at::Tensor finish(const at::Tensor& pending) const;
+
+ private:
+  std::shared_ptr<RowTransfer> transfer_;
+};
+
+}  // namespace tessera::parallel

@@ -1,0 +1,103 @@
+"""Any layout gives the result of one rank: a tiny DeepSeek-V3 (MLA, experts in groups, shared expert, MTP, bias balancing) and a
+dense Qwen3, trained for 20 steps over pipeline, data and expert parallelism with every schedule. Losses within 1e-5 relative,
+final weights within 1e-4 of each tensor's largest, each layer's expert counts equal as integers.
+
+  layouts.py [--full]      --full: every layout with every schedule; otherwise a few
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy
+
+from harness import VOCABULARY, documents, exported, largest_difference, read_jsonl, run, write_jsonl, write_recipe, write_tokenizer
+
+STEPS, LOSS_BOUND, WEIGHT_BOUND = 20, 1e-5, 1e-4
+COMMON = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 8, "num_attention_heads": 4,
+          "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "initializer_range": 0.1, "rope_theta": 10000.0, "hidden_act": "silu"}
+DEEPSEEK = {**COMMON, "model_type": "deepseek_v3", "num_key_value_heads": 4, "moe_intermediate_size": 24, "q_lora_rank": 16,
+            "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 8,
+            "n_shared_experts": 1, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2, "first_k_dense_replace": 1,
+            "norm_topk_prob": True, "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+            "num_nextn_predict_layers": 1, "tie_word_embeddings": False}
+QWEN = {**COMMON, "model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True}
+SCHEDULES = ["gpipe", "1f1b", "interleaved", "zb_h1", "zb_v", "dualpipe", "dualpipe_v"]
+
+# (ranks, pp, ep)
+LAYOUTS = [(2, 1, 1), (4, 1, 1), (2, 1, 2), (4, 1, 4), (4, 1, 2), (2, 2, 1), (4, 4, 1), (4, 2, 2), (8, 2, 2)]
+QUICK = [(2, 1, 2, "1f1b"), (2, 2, 1, "zb_h1"), (4, 2, 2, "dualpipe"), (2, 2, 1, "dualpipe_v"), (2, 2, 1, "interleaved")]
+
+
+def cases(full, model):
+    if not full:
+        return [c for c in QUICK if model == "deepseek_v3"] or [(2, 2, 1, "zb_v"), (4, 4, 1, "1f1b"), (4, 2, 1, "dualpipe")]
+    found = []
+    for ranks, pp, ep in LAYOUTS:
+        if model == "deepseek_v3" or ep == 1:
+            found += [(ranks, pp, ep, schedule) for schedule in (SCHEDULES if pp > 1 else ["1f1b"])]
+    return found
+
+
+class Runs:
+    def __init__(self, root, name, config):
+        self.root, self.name, self.config = root, name, config
+        self.data = write_jsonl(root / f"{name}.jsonl", documents(200, 10, 60, seed=2))
+        (root / "tokenizer").mkdir(exist_ok=True)
+        write_tokenizer(root / "tokenizer")
+
+    def train(self, label, ranks, pp, ep, schedule, **changes):
+        output = self.root / f"{self.name}-{label}"
+        experts = self.config["model_type"] == "deepseek_v3"
+        settings = {
+            "model": {"config": self.config, "tokenizer": str(self.root / "tokenizer")},
+            "data": {"sequence_length": 64}, "train": {"steps": STEPS, "sequences_per_step": 32, "sequences_per_microbatch": 1},
+            "parallel": {"pp": pp, "ep": ep, "pipeline_schedule": schedule}, "checkpoint": {"every": 0},
+            "communication": {"timeout_seconds": 60},
+            **({"moe": {"bias_update_rate": 0.01, "sequence_balance_loss": 1e-3, "z_loss": 1e-4}, "mtp": {"loss_weight": 0.3}} if experts else {}),
+            **changes}
+        recipe = write_recipe(self.root / "recipe.json", "unused", self.data, output, **settings)
+        text = recipe.read_text().replace('"path": "unused",', "")
+        recipe.write_text(text)
+        run("train", recipe, ranks=ranks)
+        return output
+
+    def result(self, output):
+        rows = read_jsonl(output / "metrics.jsonl")
+        counts = [[layer["counts"] for layer in row.get("moe_layers", [])] for row in rows]
+        curves = [[row[key] for row in rows] for key in ("loss", "mtp_loss", "balance_loss", "z_loss", "grad_norm") if key in rows[0]]
+        return curves, counts, exported(output, output / "exported")
+
+
+def compare(result, reference):
+    """Largest relative differences of curves and weights, and whether all counts are equal."""
+    curves, counts, weights = result
+    loss = max(largest_difference(a, b) for a, b in zip(curves, reference[0]))
+    assert weights.keys() == reference[2].keys(), weights.keys() ^ reference[2].keys()
+    weight = max(numpy.abs(value - weights[name]).max() / numpy.abs(value).max() for name, value in reference[2].items())
+    return loss, weight, counts == reference[1]
+
+
+def main():
+    full = "--full" in sys.argv
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, config in (("deepseek_v3", DEEPSEEK), ("qwen3", QWEN)):
+            runs = Runs(Path(folder), name, config)
+            reference = runs.result(runs.train("reference", 1, 1, 1, "1f1b"))
+            assert reference[0][0][-1] < reference[0][0][0], "nothing was learnt"
+            for ranks, pp, ep, schedule in cases(full, name):
+                start = time.monotonic()
+                label = f"np{ranks}-pp{pp}-ep{ep}-{schedule}"
+                loss, weight, same = compare(runs.result(runs.train(label, ranks, pp, ep, schedule)), reference)
+                good = loss <= LOSS_BOUND and weight <= WEIGHT_BOUND and same
+                failures += not good
+                print(f"{name} np {ranks} pp {pp} dp {ranks // pp} ep {ep} {schedule if pp > 1 else '':11s} curves {loss:.2e} weights {weight:.2e} "
+                      f"counts {'equal' if same else 'DIFFER'} {time.monotonic() - start:.1f} s{'' if good else '  FAILED'}", flush=True)
+    print(f"{failures} failed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+// Experts on several ranks against all of them on one: the same tokens, routing and weights give the same outputs and
+// gradients. Every rank computes the reference over the tokens of all ranks.
+#include "moe/dispatcher.h"
+
+#include "moe/experts.h"
+#include "tests/kernels/test_tensors.h"
+#include "tests/parallel/mpi_main.h"
+
+namespace tessera::moe {
+namespace {
+
+using kernels::expect_close;
+using kernels::random_tensor;
+using parallel::test_world;
+
+constexpr int64_t kDim = 6, kWidth = 5, kChoices = 3;
+
+struct Tokens {
+  int64_t count;
+  at::Tensor x, weights, base, direction, experts;
+};
+
+/// Tokens of a rank. `fashion`: how they choose.
+Tokens tokens_of(int rank, int64_t count, int64_t num_experts, const std::string& fashion) {
+  const int64_t seed = 100 * (rank + 1);
+  Tokens tokens{count, random_tensor({count, kDim}, seed), random_tensor({count, kChoices}, seed + 1), random_tensor({count, kDim}, seed + 2),
+                random_tensor({count, kDim}, seed + 3), at::empty({count, kChoices}, at::kInt)};
+  int32_t* chosen = tokens.experts.data_ptr<int32_t>();
+  for (int64_t t = 0; t < count; ++t)
+    for (int64_t k = 0; k < kChoices; ++k)
+      chosen[t * kChoices + k] = static_cast<int32_t>(fashion == "first" ? k : (t * (rank + 3) + k * (1 + t % 2)) % num_experts);
+  return tokens;
+}
+
+void train(const kernels::ParameterPtr& parameter, const at::Tensor& value) {
+  parameter->value = value.clone().requires_grad_(true);
+  parameter->gradient = at::zeros_like(value);
+}
+
+struct Result {
+  at::Tensor y, dx, dweights, dbase, gate_up, down;
+};
+
+Result run(const Dispatcher& dispatcher, const Tokens& tokens, const at::Tensor& gate_up, const at::Tensor& down) {
+  const int64_t count = dispatcher.num_local_experts();
+  const Experts experts({.num_experts = count, .experts_per_token = kChoices, .intermediate_size = kWidth}, count, kDim);
+  train(experts.gate_up(), gate_up);
+  train(experts.down(), down);
+  const at::Tensor x = tokens.x.clone().requires_grad_(true), weights = tokens.weights.clone().requires_grad_(true),
+                   base = tokens.base.clone().requires_grad_(true);
+  const auto dispatch = dispatcher.dispatch(x, {weights, tokens.experts});
+  const Arrived arrived = dispatch->arrive();
+  dispatch->send_back(experts.forward(arrived.rows, arrived.offsets));
+  const at::Tensor y = dispatch->combine(base);
+  (y * tokens.direction).sum().backward();
+  return {y.detach(), x.grad(), weights.grad(), base.grad(), experts.gate_up()->gradient, experts.down()->gradient};
+}
+
+class AllToAll : public testing::TestWithParam<std::pair<const char*, std::vector<int64_t>>> {};
+
+TEST_P(AllToAll, EqualsOneRank) {
+  parallel::Communicator& world = test_world();
+  const auto& [fashion, counts] = GetParam();
+  const int64_t num_experts = 2 * world.size() + (world.size() == 2 ? 2 : 0);
+  const int64_t gate_rows = 2 * kWidth, local = num_experts / world.size();
+  const at::Tensor gate_up = random_tensor({num_experts * gate_rows, kDim}, 1), down = random_tensor({num_experts * kDim, kWidth}, 2);
+  Tokens all{0, {}, {}, {}, {}, {}};
+  std::vector<at::Tensor> x, weights, base, direction, experts;
+  int64_t begin = 0;
+  for (int r = 0; r < world.size(); ++r) {
+    const int64_t count = counts[static_cast<size_t>(r) % counts.size()];
+    const Tokens tokens = tokens_of(r, count, num_experts, fashion);
+    if (r < world.rank()) begin += count;
+    x.push_back(tokens.x), weights.push_back(tokens.weights), base.push_back(tokens.base);
+    direction.push_back(tokens.direction), experts.push_back(tokens.experts);
+    all.count += count;
+  }
+  all = {all.count, at::cat(x), at::cat(weights), at::cat(base), at::cat(direction), at::cat(experts)};
+  const Result expected = run(*make_local_dispatcher(num_experts), all, gate_up, down);
+
+  const int64_t mine = counts[static_cast<size_t>(world.rank()) % counts.size()];
+  const auto dispatcher = make_all_to_all_dispatcher(num_experts, world);
+  EXPECT_EQ(dispatcher->num_local_experts(), local);
+  const int64_t first = dispatcher->first_expert();
+  const Result found = run(*dispatcher, tokens_of(world.rank(), mine, num_experts, fashion), gate_up.narrow(0, first * gate_rows, local * gate_rows),
+                           down.narrow(0, first * kDim, local * kDim));
+  const auto part = [&](const at::Tensor& whole) { return whole.narrow(0, begin, mine); };
+  EXPECT_TRUE(at::allclose(found.y, part(expected.y), 1e-5, 1e-5));
+  EXPECT_TRUE(at::allclose(found.dx, part(expected.dx), 1e-5, 1e-5));
+  EXPECT_TRUE(at::allclose(found.dweights, part(expected.dweights), 1e-5, 1e-5));
+  EXPECT_TRUE(at::allclose(found.dbase, part(expected.dbase), 1e-5, 1e-5));
+  EXPECT_TRUE(at::allclose(found.gate_up, expected.gate_up.narrow(0, first * gate_rows, local * gate_rows), 1e-5, 1e-5));
+  EXPECT_TRUE(at::allclose(found.down, expected.down.narrow(0, first * kDim, local * kDim), 1e-5, 1e-5));
+}
+
+INSTANTIATE_TEST_SUITE_P(, AllToAll,
+                         testing::Values(std::pair<const char*, std::vector<int64_t>>{"spread", {7, 12}},
+                                         std::pair<const char*, std::vector<int64_t>>{"spread", {9, 0}},     // a rank without tokens
+                                         std::pair<const char*, std::vector<int64_t>>{"first", {5, 6, 4}},   // most ranks' experts idle
+                                         std::pair<const char*, std::vector<int64_t>>{"spread", {1}},
+                                         std::pair<const char*, std::vector<int64_t>>{"spread", {0}}));      // nobody has any
+
+TEST(AllToAll, ExpertsMustBeDealtEqually) {
+  EXPECT_THROW((void)make_all_to_all_dispatcher(2 * test_world().size() + 1, test_world()), ConfigError);
+}
+
+}  // namespace
+}  // namespace tessera::moe

@@ -1,0 +1,74 @@
+// The pipeline stages of one rank: their parts of the model, the flat buckets of what is trained, and the forward and
+// backward passes of a step as the schedule orders them. Without a pipeline there is one stage, the model.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/batch.h"
+#include "model/causal_lm.h"
+#include "parallel/flat_buckets.h"
+#include "parallel/mesh.h"
+#include "parallel/pipeline_runtime.h"
+#include "parallel/replica_groups.h"
+#include "trainer/loss_terms.h"
+
+namespace tessera::trainer {
+
+struct Stage {
+  int32_t number = 0;
+  std::unique_ptr<model::CausalLM> model;
+  kernels::GradientQueue queue;
+  std::vector<parallel::FlatBuckets*> buckets;  // whose gradients this stage alone makes
+};
+
+class Stages final {
+ public:
+  /// `mtp`: whether MTP modules are trained. Collective over the mesh's world. Throws ConfigError when the model cannot be
+  /// laid out so.
+  Stages(const model::ModelConfig& config, const parallel::Mesh& mesh, const parallel::ParallelConfig& parallel, bool mtp);
+
+  [[nodiscard]] const model::ModelConfig& config() const { return config_; }
+  [[nodiscard]] std::vector<model::CausalLM*> models() const;
+  /// Micro-batches that the schedule needs at least, and a multiple of which.
+  [[nodiscard]] parallel::MicrobatchRule microbatch_rule() const;
+
+  /// Moves what is trained into flat buckets: the adapters, or all weights.
+  void make_trainable(bool adapters);
+  [[nodiscard]] std::vector<parallel::FlatBuckets*> buckets() const;
+  /// Weights of this rank, each once. `adapters`: theirs only.
+  [[nodiscard]] std::vector<model::NamedWeight> weights(bool adapters) const;
+  /// Of those, what no optimizer moves: correction biases, MTP modules that are not trained. `to_write`: without those that
+  /// another rank writes.
+  [[nodiscard]] std::vector<model::NamedWeight> constants(bool adapters, bool to_write) const;
+  [[nodiscard]] std::vector<moe::LayerRouter> routers() const;
+  /// The numbers of all layers of the model that route, MTP modules' included where they are trained.
+  [[nodiscard]] std::vector<int64_t> moe_layers() const;
+
+  /// Forward and backward passes of a step; the buckets' reductions are started on the way. Returns this rank's part of the loss.
+  StepLoss forward_backward(const data::StepBatch& batch, const LossTerms& terms);
+  /// Sum of the cross-entropies of all targets, as far as they are this rank's.
+  double evaluate(const std::vector<data::MicroBatch>& micro_batches);
+
+  /// Seconds that this rank has waited for other stages.
+  [[nodiscard]] double waited_seconds() const { return runtime_.waited_seconds(); }
+
+ private:
+  const parallel::PipelineSchedule& schedule(int32_t microbatches);
+  [[nodiscard]] parallel::Communicator& group(model::CausalLM::Replicas replicas) const;
+
+  model::ModelConfig config_;
+  const parallel::Mesh& mesh_;
+  std::string schedule_name_;
+  int32_t stages_per_rank_;
+  bool mtp_;
+  std::map<int32_t, parallel::PipelineSchedule> schedules_;  // by number of micro-batches
+  std::unique_ptr<parallel::ReplicaGroups> groups_;
+  std::vector<std::unique_ptr<Stage>> stages_;
+  std::vector<std::unique_ptr<parallel::FlatBuckets>> buckets_;
+  parallel::PipelineRuntime runtime_;
+};
+
+}  // namespace tessera::trainer
