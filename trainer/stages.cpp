@@ -145,20 +145,35 @@ Stages::Stages(const model::ModelConfig& config, const parallel::Mesh& mesh, con
   if (parallel.ep > 1 && !config.has_experts())
     throw ConfigError(detail::concat("parallel.ep = ", parallel.ep, " shares out experts, and the model (", config.model_type, ") has none; set it to 1"));
   const parallel::MicrobatchRule rule = microbatch_rule();
-  const parallel::Placement& placement = schedule(std::max(rule.at_least, rule.multiple_of)).placement;
-  groups_ = std::make_unique<parallel::ReplicaGroups>(mesh, placement);
-  const auto shards = model::plan_stages(config, static_cast<int64_t>(placement.routes.front().size()), mtp);
+  placement_ = schedule(std::max(rule.at_least, rule.multiple_of)).placement;
+  groups_ = std::make_unique<parallel::ReplicaGroups>(mesh, placement_);
+  plan_ = model::plan_stages(config, static_cast<int64_t>(placement_.routes.front().size()), mtp);
   kernels::ParameterPtr embedding;
-  for (int32_t number : placement.stages_of(static_cast<int32_t>(mesh.coordinate("pp")))) {
+  for (int32_t number : placement_.stages_of(static_cast<int32_t>(mesh.coordinate("pp")))) {
     auto stage = std::make_unique<Stage>();
     stage->number = number;
-    model::Shard shard = shards[static_cast<size_t>(number)];
+    model::Shard shard = plan_[static_cast<size_t>(number)];
     shard.ep = &mesh.axis("ep");
     shard.embedding = embedding;
     stage->model = std::make_unique<model::CausalLM>(config, shard);
     if (shard.first) embedding = stage->model->embedding();
     stages_.push_back(std::move(stage));
   }
+}
+
+std::vector<std::string> Stages::table() const {
+  std::vector<std::string> lines;
+  const int64_t dp = mesh_.size("dp"), ep = mesh_.size("ep");
+  for (int64_t p = 0; p < mesh_.size("pp"); ++p) {
+    std::string line = detail::concat("pp ", p, ": ranks ", p * dp, "-", (p + 1) * dp - 1, "; layers");
+    for (int32_t number : placement_.stages_of(static_cast<int32_t>(p))) {
+      const model::Shard& shard = plan_[static_cast<size_t>(number)];
+      line += detail::concat(' ', shard.begin_layer, "-", shard.end_layer - 1, shard.first ? " with embedding" : "", shard.last ? " with head" : "");
+    }
+    if (ep > 1) line += detail::concat("; ", config_.moe.num_experts / ep, " experts of each layer a rank");
+    lines.push_back(std::move(line));
+  }
+  return lines;
 }
 
 std::vector<model::CausalLM*> Stages::models() const {

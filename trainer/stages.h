@@ -31,6 +31,8 @@ class Stages final {
   Stages(const model::ModelConfig& config, const parallel::Mesh& mesh, const parallel::ParallelConfig& parallel, bool mtp);
 
   [[nodiscard]] const model::ModelConfig& config() const { return config_; }
+  /// Which ranks hold what, a line a pipeline rank.
+  [[nodiscard]] std::vector<std::string> table() const;
   [[nodiscard]] std::vector<model::CausalLM*> models() const;
   /// Micro-batches that the schedule needs at least, and a multiple of which.
   [[nodiscard]] parallel::MicrobatchRule microbatch_rule() const;
@@ -61,6 +63,8 @@ class Stages final {
 
   model::ModelConfig config_;
   const parallel::Mesh& mesh_;
+  std::vector<model::Shard> plan_;  // of all stages
+  parallel::Placement placement_;
   std::string schedule_name_;
   int32_t stages_per_rank_;
   bool mtp_;

@@ -153,6 +153,8 @@ void Trainer::load_model() {
   at::Tensor total = at::tensor({owned}, at::kLong);
   world_.all_reduce(total)->wait();
   log::info("model: ", total.item<int64_t>(), " trained parameters; mesh ", mesh_.describe());
+  if (world_.size() > 1)
+    for (const auto& line : stages_->table()) log::info("  ", line);
 }
 
 void Trainer::fill_weights() {
