@@ -25,12 +25,11 @@ class StageRun final : public parallel::StageWork {
   StageRun(const std::vector<std::unique_ptr<Stage>>& stages, const std::vector<data::MicroBatch>& micro_batches, const LossTerms& terms,
            bool training, int64_t dim)
       : micro_batches_(micro_batches), terms_(terms), training_(training), dim_(dim) {
-    for (const auto& stage : stages) stages_[stage->number] = {stage.get(), static_cast<int64_t>(micro_batches.size())};
+    for (const auto& stage : stages) stages_[stage->number].stage = stage.get();
   }
 
-  /// Bidirectional schedules have each micro-batch on one of a stage's two copies.
+  /// Counts the weight gradients that are to come.
   void expect(const std::vector<parallel::Step>& steps) {
-    for (auto& [number, state] : stages_) state.left = 0;
     for (const auto& step : steps)
       for (const parallel::Action* action : {&step.first, step.second ? &*step.second : nullptr})
         if (action != nullptr && (action->kind == ActionKind::kBackward || action->kind == ActionKind::kBackwardWeight))
@@ -88,9 +87,8 @@ class StageRun final : public parallel::StageWork {
       for (const auto& work : kept->second.weights) work();
       kept_.erase(kept);
     }
-    State& state = stages_.at(number);
-    if (--state.left == 0)
-      for (auto* buckets : state.stage->buckets) buckets->start_reduction();
+    --stages_.at(number).left;
+    start_reductions();
   }
 
   [[nodiscard]] const StepLoss& loss() const { return loss_; }
@@ -99,6 +97,7 @@ class StageRun final : public parallel::StageWork {
   struct State {
     Stage* stage = nullptr;
     int64_t left = 0;  // micro-batches whose weight gradients are still to come
+    bool reducing = false;
   };
   /// What the backward pass of a micro-batch needs.
   struct Kept {
@@ -106,6 +105,15 @@ class StageRun final : public parallel::StageWork {
     std::vector<model::MtpRows> mtp;
     std::vector<std::function<void()>> weights;
   };
+
+  /// The last stages first, as they are done; in this order on every rank, also on those that hold copies of the same stages
+  /// and come to them in another.
+  void start_reductions() {
+    for (auto entry = stages_.rbegin(); entry != stages_.rend() && entry->second.left == 0; ++entry) {
+      if (std::exchange(entry->second.reducing, true)) continue;
+      for (auto* buckets : entry->second.stage->buckets) buckets->start_reduction();
+    }
+  }
 
   [[nodiscard]] const data::MicroBatch& at(int32_t microbatch) const { return micro_batches_[static_cast<size_t>(microbatch)]; }
 
