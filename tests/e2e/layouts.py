@@ -1,8 +1,9 @@
 """Any layout gives the result of one rank: a tiny DeepSeek-V3 (MLA, experts in groups, shared expert, MTP, bias balancing) and a
 dense Qwen3, trained for 20 steps over pipeline, data and expert parallelism with every schedule. Losses within 1e-5 relative,
-final weights within 1e-4 of each tensor's largest, each layer's expert counts equal as integers.
+final weights within 1e-4 of each tensor's largest, each layer's expert counts equal as integers. Saved in one layout and
+resumed in another, the curve goes on as if it had never stopped. Recomputation changes no bit.
 
-  layouts.py [--full]      --full: every layout with every schedule; otherwise a few
+  layouts.py [--full]      --full: every layout with every schedule, more pairs; otherwise a few
 """
 
 import sys
@@ -30,6 +31,13 @@ LAYOUTS = [(2, 1, 1), (4, 1, 1), (2, 1, 2), (4, 1, 4), (4, 1, 2), (2, 2, 1), (4,
 QUICK = [(2, 1, 2, "1f1b"), (2, 2, 1, "zb_h1"), (4, 2, 2, "dualpipe"), (2, 2, 1, "dualpipe_v"), (2, 2, 1, "interleaved")]
 
 
+# Saved in the first, resumed in the second.
+PAIRS = [((1, 1, 1, "1f1b"), (4, 2, 2, "dualpipe")), ((4, 2, 2, "dualpipe"), (2, 1, 2, "1f1b")), ((2, 1, 2, "1f1b"), (4, 4, 1, "zb_v")),
+         ((4, 4, 1, "zb_v"), (1, 1, 1, "1f1b")), ((2, 2, 1, "interleaved"), (4, 1, 4, "1f1b")), ((4, 1, 4, "1f1b"), (2, 2, 1, "dualpipe_v")),
+         ((2, 1, 1, "1f1b"), (2, 2, 1, "gpipe")), ((2, 2, 1, "gpipe"), (4, 1, 2, "1f1b")), ((4, 1, 2, "1f1b"), (4, 4, 1, "zb_h1")),
+         ((4, 4, 1, "dualpipe"), (4, 1, 1, "1f1b")), ((4, 1, 1, "1f1b"), (4, 2, 2, "zb_h1")), ((8, 2, 2, "1f1b"), (2, 2, 1, "zb_v"))]
+
+
 def cases(full, model):
     if not full:
         return [c for c in QUICK if model == "deepseek_v3"] or [(2, 2, 1, "zb_v"), (4, 4, 1, "1f1b"), (4, 2, 1, "dualpipe")]
@@ -47,16 +55,16 @@ class Runs:
         (root / "tokenizer").mkdir(exist_ok=True)
         write_tokenizer(root / "tokenizer")
 
-    def train(self, label, ranks, pp, ep, schedule, **changes):
+    def train(self, label, ranks, pp, ep, schedule, steps=STEPS, recompute="none"):
         output = self.root / f"{self.name}-{label}"
         experts = self.config["model_type"] == "deepseek_v3"
         settings = {
             "model": {"config": self.config, "tokenizer": str(self.root / "tokenizer")},
-            "data": {"sequence_length": 64}, "train": {"steps": STEPS, "sequences_per_step": 32, "sequences_per_microbatch": 1},
+            "data": {"sequence_length": 64}, "train": {"steps": steps, "sequences_per_step": 32, "sequences_per_microbatch": 1, "recompute": recompute},
+            "lr_schedule": {"name": "constant", "warmup_steps": 0},
             "parallel": {"pp": pp, "ep": ep, "pipeline_schedule": schedule}, "checkpoint": {"every": 0},
             "communication": {"timeout_seconds": 60},
-            **({"moe": {"bias_update_rate": 0.01, "sequence_balance_loss": 1e-3, "z_loss": 1e-4}, "mtp": {"loss_weight": 0.3}} if experts else {}),
-            **changes}
+            **({"moe": {"bias_update_rate": 0.01, "sequence_balance_loss": 1e-3, "z_loss": 1e-4}, "mtp": {"loss_weight": 0.3}} if experts else {})}
         recipe = write_recipe(self.root / "recipe.json", "unused", self.data, output, **settings)
         text = recipe.read_text().replace('"path": "unused",', "")
         recipe.write_text(text)
@@ -79,6 +87,34 @@ def compare(result, reference):
     return loss, weight, counts == reference[1]
 
 
+def resumed(runs, reference, full):
+    """Trains half the steps in one layout, the others in another; compares with the reference that never stopped."""
+    failures = 0
+    for number, (first, second) in enumerate(PAIRS if full else PAIRS[:2]):
+        label = f"resume-{number}"
+        for steps, layout in ((STEPS // 2, first), (STEPS, second)):
+            output = runs.train(label, *layout, steps=steps)
+        loss, weight, same = compare(runs.result(output), reference)
+        good = loss <= LOSS_BOUND and weight <= WEIGHT_BOUND and same
+        failures += not good
+        print(f"saved at np {first[0]} pp {first[1]} ep {first[2]} {first[3]}, resumed at np {second[0]} pp {second[1]} ep {second[2]} {second[3]}: "
+              f"curves {loss:.2e} weights {weight:.2e}{'' if good else '  FAILED'}", flush=True)
+    return failures
+
+
+def recomputed(runs, full):
+    """Recomputation with one layout: the same bits."""
+    layout = (2, 1, 2, "1f1b")
+    plain = runs.result(runs.train("plain", *layout))
+    failures = 0
+    for kind in ("selective", "full"):
+        result = runs.result(runs.train(f"recompute-{kind}", *layout, recompute=kind))
+        same = result[:2] == plain[:2] and all(value.tobytes() == result[2][name].tobytes() for name, value in plain[2].items())
+        failures += not same
+        print(f"recompute {kind}: {'the same to the bit' if same else 'DIFFERS  FAILED'}", flush=True)
+    return failures
+
+
 def main():
     full = "--full" in sys.argv
     failures = 0
@@ -95,6 +131,8 @@ def main():
                 failures += not good
                 print(f"{name} np {ranks} pp {pp} dp {ranks // pp} ep {ep} {schedule if pp > 1 else '':11s} curves {loss:.2e} weights {weight:.2e} "
                       f"counts {'equal' if same else 'DIFFER'} {time.monotonic() - start:.1f} s{'' if good else '  FAILED'}", flush=True)
+            if name == "deepseek_v3":
+                failures += resumed(runs, reference, full) + recomputed(runs, full)
     print(f"{failures} failed")
     return 1 if failures else 0
 
