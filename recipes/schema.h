@@ -101,6 +101,7 @@ template <typename Visitor>
 void describe(Visitor& v, trainer::CheckpointConfig& c) {
   v.field("every", c.every);
   v.field("keep", c.keep);
+  v.field("background", c.background);
 }
 
 template <typename Visitor>

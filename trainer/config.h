@@ -80,6 +80,7 @@ struct MtpTrainingConfig {
 struct CheckpointConfig {
   int64_t every = 50;
   int64_t keep = 2;
+  bool background = false;  // training goes on while a copy is written
   void validate() const;
 };
 

@@ -89,6 +89,7 @@ TrainEnd Trainer::train() {
   while (step < config_.train.steps && !stop) {
     const StepResult result = train_step(loader.next());
     stop = result.stop;
+    if (writer_) writer_->check();
     ++step;
     const bool last = step == config_.train.steps;
     const bool due = config_.evaluate.every > 0 && step % config_.evaluate.every == 0;
@@ -103,6 +104,10 @@ TrainEnd Trainer::train() {
   }
   progress.finish();
   if (saved < step) save(step);
+  if (writer_) {
+    const auto busy = world_.announce("saving checkpoint");
+    writer_->finish();
+  }
   const bool finished = step >= config_.train.steps;
   const auto peaks = parallel::all_gather_text(world_, std::to_string(peak_memory_bytes()));
   int64_t peak = 0;
@@ -140,6 +145,7 @@ void Trainer::load_model() {
   for (auto* stage : stages_->models()) stage->set_recompute(recompute_of(config_.train.recompute));
   stages_->make_trainable(trains_adapters());
   fill_weights();
+  if (config_.checkpoint.background) writer_ = std::make_unique<checkpoint::BackgroundWriter>(world_);
   optimizer_ = std::make_unique<AdamW>(stages_->buckets(), config_.optimizer);
   balancer_ = std::make_unique<moe::LoadBalancer>(stages_->routers(), stages_->moe_layers(), model.moe.num_experts, config_.moe.bias_update_rate);
   if (world_.rank() == 0) {
@@ -276,6 +282,7 @@ void Trainer::save(int64_t step) {
                       {"base_model", config_.model.path}, {"mtp_modules", stages_->config().num_mtp_modules}};
   auto ranges = optimizer_->owned_ranges(stages_->weights(trains_adapters()));
   for (const auto& weight : stages_->constants(trains_adapters(), true)) ranges.push_back({"weight", weight.name, 0, weight.view().view({-1})});
+  if (writer_) return writer_->save(run_.checkpoints(), step, ranges, state, config_.checkpoint.keep);
   checkpoint::write_checkpoint(run_.checkpoints(), step, ranges, state, world_);
   if (world_.rank() == 0) checkpoint::apply_retention(run_.checkpoints(), config_.checkpoint.keep);
 }

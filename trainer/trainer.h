@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "checkpoint/background_writer.h"
 #include "data/loader.h"
 #include "moe/load_balancer.h"
 #include "parallel/mesh.h"
@@ -79,6 +80,7 @@ class Trainer final {
   std::unique_ptr<Stages> stages_;
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<moe::LoadBalancer> balancer_;
+  std::unique_ptr<checkpoint::BackgroundWriter> writer_;  // null: saving stops training
   std::string base_hash_;
   int64_t updates_ = 0;       // optimizer updates made: steps less the skipped ones
   int64_t skipped_in_a_row_ = 0, skipped_total_ = 0;
