@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "checkpoint/background_writer.h"
+#include "checkpoint/manifest.h"
 #include "checkpoint/reader.h"
 #include "checkpoint/writer.h"
 #include "core/error.h"
@@ -54,6 +56,34 @@ TEST(Checkpoint, AnyRangeIsReadFromSeveralStoredOnes) {
   at::Tensor moment = torch::zeros({4});
   reader.read("exp_avg", "w", 16, moment);
   EXPECT_TRUE(moment.equal(torch::full({4}, 0.5f)));
+}
+
+TEST(BackgroundWriter, WritesWhatWasThereWhenItWasAsked) {
+  const TemporaryFolder folder;
+  BackgroundWriter writer(*world);
+  at::Tensor data = torch::zeros({1 << 20});
+  for (int64_t step = 1; step <= 3; ++step) {
+    data.fill_(static_cast<double>(step));
+    writer.save(folder.path(), step, {{"weight", "w", 0, data}}, {}, 2);
+    data.fill_(-1);
+  }
+  writer.finish();
+  EXPECT_THAT(entries(folder.path()), testing::ElementsAre("step-00000002", "step-00000003"));
+  for (int64_t step : {2, 3}) {
+    const auto path = folder / step_folder_name(step);
+    at::Tensor read = torch::zeros({1 << 20});
+    CheckpointReader(path, read_and_verify(path)).read("weight", "w", 0, read);
+    EXPECT_TRUE(read.eq(static_cast<double>(step)).all().item<bool>());
+  }
+}
+
+TEST(BackgroundWriter, TellsWhatWentWrongLater) {
+  const TemporaryFolder folder;
+  write_file_atomically(folder / "file", "in the way");
+  BackgroundWriter writer(*world);
+  writer.save(folder / "file", 1, {{"weight", "w", 0, torch::zeros({3})}}, {}, 2);
+  EXPECT_THAT(message_of<CheckpointError>([&] { writer.finish(); }), testing::HasSubstr("cannot write checkpoint"));
+  writer.finish();  // told once
 }
 
 TEST(Checkpoint, WhatIsNotStoredIsNamed) {

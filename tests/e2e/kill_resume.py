@@ -97,14 +97,14 @@ def kill_once(scene, recipe, name, draw, during_save, typical_seconds):
 
 def killed_runs(scene, reference, kills, draw, seconds):
     name, count, saves = "killed", 0, 0
-    recipe = scene.recipe(name)
     while count < kills:
+        recipe = scene.recipe(name, checkpoint={"background": count % 2 == 1})  # every other start saves in the background
         if checkpoints(scene.root / name) and checkpoints(scene.root / name)[-1].name == f"step-{scene.steps:08d}":
             compare(scene, name, reference)  # finished before it was killed often enough: once more
             shutil.rmtree(scene.root / name)
         killed, saving = kill_once(scene, recipe, name, draw, count % 3 == 2, seconds)
         count, saves = count + killed, saves + saving
-    run("train", recipe, ranks=2)
+    run("train", scene.recipe(name), ranks=2)
     compare(scene, name, reference)
     print(f"{count} kills, {saves} of them during a save: every resume worked, final weights and losses equal to the bit")
 
