@@ -55,19 +55,23 @@ class Runs:
         (root / "tokenizer").mkdir(exist_ok=True)
         write_tokenizer(root / "tokenizer")
 
-    def train(self, label, ranks, pp, ep, schedule, steps=STEPS, recompute="none"):
+    def recipe(self, label, pp, ep, schedule, steps=STEPS, recompute="none", deadline=60, every=0):
+        """The recipe's path and its output."""
         output = self.root / f"{self.name}-{label}"
         experts = self.config["model_type"] == "deepseek_v3"
         settings = {
             "model": {"config": self.config, "tokenizer": str(self.root / "tokenizer")},
             "data": {"sequence_length": 64}, "train": {"steps": steps, "sequences_per_step": 32, "sequences_per_microbatch": 1, "recompute": recompute},
             "lr_schedule": {"name": "constant", "warmup_steps": 0},
-            "parallel": {"pp": pp, "ep": ep, "pipeline_schedule": schedule}, "checkpoint": {"every": 0},
-            "communication": {"timeout_seconds": 60},
+            "parallel": {"pp": pp, "ep": ep, "pipeline_schedule": schedule}, "checkpoint": {"every": every},
+            "communication": {"timeout_seconds": deadline},
             **({"moe": {"bias_update_rate": 0.01, "sequence_balance_loss": 1e-3, "z_loss": 1e-4}, "mtp": {"loss_weight": 0.3}} if experts else {})}
-        recipe = write_recipe(self.root / "recipe.json", "unused", self.data, output, **settings)
-        text = recipe.read_text().replace('"path": "unused",', "")
-        recipe.write_text(text)
+        recipe = write_recipe(self.root / f"{self.name}-{label}.json", "unused", self.data, output, **settings)
+        recipe.write_text(recipe.read_text().replace('"path": "unused",', ""))
+        return recipe, output
+
+    def train(self, label, ranks, *layout, **changes):
+        recipe, output = self.recipe(label, *layout, **changes)
         run("train", recipe, ranks=ranks)
         return output
 
