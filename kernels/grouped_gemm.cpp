@@ -1,5 +1,6 @@
 #include "kernels/grouped_gemm.h"
 
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -19,7 +20,10 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kRowBlock = 512;  // rows of one product
 constexpr int64_t kOutBlock = 512;  // rows of a weight's gradient in one product
-constexpr int64_t kFewRows = 16;    // up to here the weights are read once, row by row
+constexpr int64_t kFewRows = 16;    // generation: up to here the weights are read once, row by row
+// Training: oneDNN computes a row with the same bits from this number of rows on, but not below. Padded up to it, a row's
+// result does not depend on how many others its expert has, so not on the layout either.
+constexpr int64_t kSteadyRows = 16;
 
 /// Part [begin, end) of one expert's work: rows of x, or rows of its weight.
 struct Block {
@@ -66,17 +70,26 @@ void few_rows_forward(const float* x, const float* w, const Sizes& s, const std:
   });
 }
 
-void forward_product(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, at::Tensor& y) {
+/// c [m, n] = a [m, k] times an expert's weight, transposed or not.
+void steady_product(GemmSize size, const float* a, const float* weight, int64_t ld_weight, Transpose transpose, float* c) {
+  const auto [m, n, k] = size;
+  if (m >= kSteadyRows) return gemm(size, a, k, Transpose::kNo, weight, ld_weight, transpose, c, n, 0.0f);
+  std::vector<float> padded(static_cast<size_t>(kSteadyRows * k)), result(static_cast<size_t>(kSteadyRows * n));
+  std::copy(a, a + m * k, padded.begin());
+  gemm({kSteadyRows, n, k}, padded.data(), k, Transpose::kNo, weight, ld_weight, transpose, result.data(), n, 0.0f);
+  std::copy(result.begin(), result.begin() + m * n, c);
+}
+
+void forward_product(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, bool training, at::Tensor& y) {
   const Sizes s(spec);
   const float *px = x.const_data_ptr<float>(), *pw = spec.weight->value.const_data_ptr<float>();
   float* py = y.data_ptr<float>();
   int64_t most = 0;
   for (size_t e = 0; e + 1 < offsets.size(); ++e) most = std::max(most, offsets[e + 1] - offsets[e]);
-  if (most <= kFewRows) return few_rows_forward(px, pw, s, offsets, py);
+  if (!training && most <= kFewRows) return few_rows_forward(px, pw, s, offsets, py);
   auto blocks = row_blocks(offsets);
   run_blocks(blocks, [&](const Block& b) {
-    gemm({b.end - b.begin, s.out, s.in}, px + b.begin * s.in, s.in, Transpose::kNo, pw + b.expert * s.out * s.in, s.in, Transpose::kYes,
-         py + b.begin * s.out, s.out, 0.0f);
+    steady_product({b.end - b.begin, s.out, s.in}, px + b.begin * s.in, pw + b.expert * s.out * s.in, s.in, Transpose::kYes, py + b.begin * s.out);
   });
 }
 
@@ -87,8 +100,7 @@ at::Tensor input_gradient(const at::Tensor& dy, const GroupedLinearSpec& spec, c
   float* pdu = du.data_ptr<float>();
   auto blocks = row_blocks(offsets);
   run_blocks(blocks, [&](const Block& b) {
-    gemm({b.end - b.begin, s.in, s.out}, pdy + b.begin * s.out, s.out, Transpose::kNo, pw + b.expert * s.out * s.in, s.in, Transpose::kNo,
-         pdu + b.begin * s.in, s.in, 0.0f);
+    steady_product({b.end - b.begin, s.in, s.out}, pdy + b.begin * s.out, pw + b.expert * s.out * s.in, s.in, Transpose::kNo, pdu + b.begin * s.in);
   });
   return du;
 }
@@ -114,10 +126,10 @@ void add_weight_gradient(const at::Tensor& dy, const at::Tensor& u, const Groupe
 
 struct GroupedLinearFunction : torch::autograd::Function<GroupedLinearFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& /*anchor*/, const GroupedLinearSpec* spec,
-                            const std::vector<int64_t>& offsets) {
+                            const std::vector<int64_t>& offsets, bool training) {
     const at::Tensor u = spec->prologue == Prologue::kSwiglu ? swiglu(x) : x;
     at::Tensor y = at::empty({x.size(0), spec->out()}, x.options());
-    forward_product(u, *spec, offsets, y);
+    forward_product(u, *spec, offsets, training, y);
     ctx->save_for_backward({x});
     ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
     ctx->saved_data["offsets"] = offsets;
@@ -141,7 +153,7 @@ struct GroupedLinearFunction : torch::autograd::Function<GroupedLinearFunction> 
       dx = input_gradient(dy, spec, offsets);
       if (swiglu_in_front) dx = swiglu_backward(dx, x);
     }
-    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -152,7 +164,7 @@ at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, co
   TESSERA_CHECK(x.dim() == 2 && x.is_contiguous() && x.size(1) == width && static_cast<int64_t>(offsets.size()) == spec.experts + 1 &&
                     offsets.back() == x.size(0),
                 "grouped_linear of ", x.sizes(), " by ", spec.experts, " experts of ", spec.weight->value.sizes());
-  return GroupedLinearFunction::apply(x, spec.weight->value, &spec, offsets);
+  return GroupedLinearFunction::apply(x, spec.weight->value, &spec, offsets, at::GradMode::is_enabled());
 }
 
 }  // namespace tessera::kernels

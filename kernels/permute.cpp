@@ -2,7 +2,9 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "core/error.h"
 #include "kernels/cpu/kernel_table.h"
@@ -29,15 +31,43 @@ c10::IValue hold(const RowMapPtr& map) {
 
 RowMapPtr held(const c10::IValue& value) { return c10::static_intrusive_pointer_cast<MapHolder>(value.toCapsule())->map; }
 
-/// Runs body(slot, row) for the choices of each token, in order; tokens are shared out to threads.
+/// A choice that has a row.
+struct Term {
+  int32_t key;
+  int64_t slot, row;
+};
+
+/// Runs body(token, first, last, scratch) with each token's terms in the order of their keys; tokens are shared out to
+/// threads. `scratch` has room for `floats` a term.
 template <typename Body>
-void for_each_choice(const RowMap& map, const Body& body) {
+void for_each_token(const RowMap& map, int64_t floats, const Body& body) {
   for_each_chunk(map.tokens, kGrain, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t slot = begin * map.choices; slot < end * map.choices; ++slot) {
-      const int64_t row = map.row_of[static_cast<size_t>(slot)];
-      if (row >= 0) body(slot, row);
+    std::vector<Term> terms;
+    std::vector<float> scratch(static_cast<size_t>(map.choices * floats));
+    for (int64_t token = begin; token < end; ++token) {
+      terms.clear();
+      for (int64_t slot = token * map.choices; slot < (token + 1) * map.choices; ++slot) {
+        const int64_t row = map.row_of[static_cast<size_t>(slot)];
+        if (row >= 0) terms.push_back({map.keys[static_cast<size_t>(slot)], slot, row});
+      }
+      std::sort(terms.begin(), terms.end(), [](const Term& a, const Term& b) { return a.key < b.key; });
+      if (!terms.empty()) body(token, terms.data(), terms.data() + terms.size(), scratch.data());
     }
   });
+}
+
+/// out = the sum of the terms, whose keys lie in [low, high). leaf(term, out) writes one of them.
+template <typename Leaf>
+void tree_sum(const Term* first, const Term* last, int32_t low, int32_t high, int64_t dim, float* out, float* scratch, const Leaf& leaf) {
+  if (last - first == 1) return leaf(*first, out);
+  const int32_t middle = low + (high - low) / 2;
+  const Term* split = first;
+  while (split != last && split->key < middle) ++split;
+  if (split == first) return tree_sum(first, last, middle, high, dim, out, scratch, leaf);
+  if (split == last) return tree_sum(first, last, low, middle, dim, out, scratch, leaf);
+  tree_sum(first, split, low, middle, dim, out, scratch, leaf);
+  tree_sum(split, last, middle, high, dim, scratch, scratch + dim, leaf);
+  kernel_table().add_scaled(1.0f, scratch, out, dim);
 }
 
 at::Tensor gathered(const at::Tensor& x, const RowMap& map) {
@@ -52,13 +82,23 @@ at::Tensor gathered(const at::Tensor& x, const RowMap& map) {
   return rows;
 }
 
-/// Adds each row to its token's in `sums` [T, D].
-void add_to_tokens(const at::Tensor& rows, const RowMap& map, at::Tensor& sums) {
+/// Adds to each row of y [T, D] the sum of its token's rows, each times its weight where there are weights.
+void add_sums(const at::Tensor& rows, const RowMap& map, const float* weights, at::Tensor& y) {
   const int64_t dim = rows.size(1);
+  const auto bytes = static_cast<size_t>(dim) * sizeof(float);
   const float* from = rows.const_data_ptr<float>();
-  float* to = sums.data_ptr<float>();
-  for_each_choice(map, [&](int64_t slot, int64_t row) {
-    kernel_table().add_scaled(1.0f, from + row * dim, to + slot / map.choices * dim, dim);
+  float* to = y.data_ptr<float>();
+  const auto leaf = [&](const Term& term, float* out) {
+    if (weights == nullptr) {
+      std::memcpy(out, from + term.row * dim, bytes);
+    } else {
+      std::memset(out, 0, bytes);
+      kernel_table().add_scaled(weights[term.slot], from + term.row * dim, out, dim);
+    }
+  };
+  for_each_token(map, dim, [&](int64_t token, const Term* first, const Term* last, float* scratch) {
+    tree_sum(first, last, 0, map.num_keys, dim, scratch, scratch + dim, leaf);
+    kernel_table().add_scaled(1.0f, scratch, to + token * dim, dim);
   });
 }
 
@@ -72,7 +112,7 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
     const RowMapPtr map = held(ctx->saved_data["map"]);
     const at::Tensor d_rows = gradients[0].contiguous();
     at::Tensor dx = at::zeros({map->tokens, d_rows.size(1)}, d_rows.options());
-    add_to_tokens(d_rows, *map, dx);
+    add_sums(d_rows, *map, nullptr, dx);
     return {dx, at::Tensor()};
   }
 };
@@ -81,7 +121,7 @@ struct SumFunction : torch::autograd::Function<SumFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& rows, const at::Tensor& base, const RowMapPtr& map) {
     ctx->saved_data["map"] = hold(map);
     at::Tensor y = base.clone();
-    add_to_tokens(rows, *map, y);
+    add_sums(rows, *map, nullptr, y);
     return y;
   }
 
@@ -94,13 +134,8 @@ struct SumFunction : torch::autograd::Function<SumFunction> {
 struct CombineFunction : torch::autograd::Function<CombineFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& base,
                             const RowMapPtr& map) {
-    const int64_t dim = rows.size(1);
     at::Tensor y = base.clone();
-    const float *from = rows.const_data_ptr<float>(), *w = weights.const_data_ptr<float>();
-    float* to = y.data_ptr<float>();
-    for_each_choice(*map, [&](int64_t slot, int64_t row) {
-      kernel_table().add_scaled(w[slot], from + row * dim, to + slot / map->choices * dim, dim);
-    });
+    add_sums(rows, *map, weights.const_data_ptr<float>(), y);
     ctx->save_for_backward({rows, weights});
     ctx->saved_data["map"] = hold(map);
     return y;
@@ -114,11 +149,13 @@ struct CombineFunction : torch::autograd::Function<CombineFunction> {
     at::Tensor d_rows = at::empty_like(saved[0]), d_weights = at::zeros_like(saved[1]);
     const float *rows = saved[0].const_data_ptr<float>(), *w = saved[1].const_data_ptr<float>(), *d = dy.const_data_ptr<float>();
     float *to = d_rows.data_ptr<float>(), *dw = d_weights.data_ptr<float>();
-    for_each_choice(*map, [&](int64_t slot, int64_t row) {
-      const float* d_token = d + slot / map->choices * dim;
-      dw[slot] = kernel_table().dot(d_token, rows + row * dim, dim);
-      std::memset(to + row * dim, 0, static_cast<size_t>(dim) * sizeof(float));
-      kernel_table().add_scaled(w[slot], d_token, to + row * dim, dim);
+    for_each_token(*map, 0, [&](int64_t token, const Term* first, const Term* last, float*) {
+      const float* d_token = d + token * dim;
+      for (const Term* term = first; term != last; ++term) {
+        dw[term->slot] = kernel_table().dot(d_token, rows + term->row * dim, dim);
+        std::memset(to + term->row * dim, 0, static_cast<size_t>(dim) * sizeof(float));
+        kernel_table().add_scaled(w[term->slot], d_token, to + term->row * dim, dim);
+      }
     });
     return {d_rows, d_weights, dy, at::Tensor()};
   }

@@ -1,5 +1,9 @@
 // Moving token rows to their experts and back: a gather into rows sorted by expert, and the weighted sum over each token's
-// experts. Each output row is written by one thread and summed in the order of the token's choices.
+// experts.
+//
+// Sums are made by one thread along a binary tree: the range of keys (experts, or ranks that hold equal runs of them) is halved
+// again and again. The sum over an aligned half of the experts is then the same number wherever it is made, so that experts
+// on 2, 4, 8, ... ranks give the bits of experts on one.
 //
 // Legend: T tokens, D model dim, K choices a token, N rows: T K, or fewer where some choices have no row.
 #pragma once
@@ -16,6 +20,8 @@ struct RowMap {
   int64_t tokens = 0, choices = 0;
   std::vector<int64_t> row_of;    // [T K]: row of choice k of token t at t K + k; -1: this choice has no row here
   std::vector<int64_t> slot_of;   // [N]: t K + k of a row
+  std::vector<int32_t> keys;      // [T K]: the expert or rank that a choice is of; distinct within a token
+  int32_t num_keys = 0;
 };
 using RowMapPtr = std::shared_ptr<const RowMap>;
 

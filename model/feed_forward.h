@@ -7,6 +7,7 @@
 #include "model/config.h"
 #include "model/layers.h"
 #include "moe/router.h"
+#include "parallel/communicator.h"
 
 namespace tessera::model {
 

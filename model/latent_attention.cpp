@@ -52,7 +52,9 @@ class LatentAttention final : public Attention {
   at::Tensor forward(const at::Tensor& x_TD, const Pass& pass, int64_t layer) override {
     const at::Tensor stacked = run_linear(pass, x_TD, down_);
     if (pass.recompute == Recompute::kSelective)
-      return run_linear(pass, recomputed(stacked, [this, pass](const at::Tensor& x, bool) { return mix(split(x, pass), pass); }), out_, x_TD);
+      return run_linear(pass, recomputed(stacked, [this, pass](const at::Tensor& x, bool again) {
+                          return mix(split(again ? x : x.clone(), pass), pass);  // what is kept must not be rotated in place
+                        }), out_, x_TD);
     const Projected p = split(stacked, pass);
     const at::Tensor mixed = mix(p, pass);
     if (pass.cache != nullptr) store_segments(p, pass, layer);

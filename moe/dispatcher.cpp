@@ -28,6 +28,8 @@ RowMapPtr sort_by_expert(const at::Tensor& experts, int64_t num_experts, std::ve
     if (expert[slot] >= 0) ++offsets[static_cast<size_t>(expert[slot]) + 1];
   for (size_t e = 1; e < offsets.size(); ++e) offsets[e] += offsets[e - 1];
   std::vector<int64_t> next(offsets.begin(), offsets.end() - 1);
+  map->keys.assign(expert, expert + count);
+  map->num_keys = static_cast<int32_t>(num_experts);
   map->row_of.assign(count, -1);
   map->slot_of.resize(static_cast<size_t>(offsets.back()));
   for (size_t slot = 0; slot < count; ++slot) {
@@ -101,6 +103,8 @@ Departures plan_departures(const at::Tensor& experts, int64_t ranks, int64_t exp
   auto map = std::make_shared<RowMap>();
   map->tokens = tokens;
   map->choices = choices;
+  map->keys.resize(static_cast<size_t>(tokens * choices));
+  map->num_keys = static_cast<int32_t>(ranks);
   map->row_of.assign(static_cast<size_t>(tokens * choices), -1);
   map->slot_of.resize(static_cast<size_t>(rows));
   plan.experts = at::empty({rows, choices}, at::kInt);
@@ -109,6 +113,7 @@ Departures plan_departures(const at::Tensor& experts, int64_t ranks, int64_t exp
     const int64_t row = next[rank]++, token = slot / choices;
     map->row_of[static_cast<size_t>(slot)] = row;
     map->slot_of[static_cast<size_t>(row)] = slot;
+    map->keys[static_cast<size_t>(slot)] = static_cast<int32_t>(rank);
     for (int64_t k = 0; k < choices; ++k) {
       const int64_t e = expert[token * choices + k] - static_cast<int64_t>(rank) * experts_per_rank;
       local[row * choices + k] = e >= 0 && e < experts_per_rank ? static_cast<int32_t>(e) : -1;

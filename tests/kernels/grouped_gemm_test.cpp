@@ -64,6 +64,8 @@ RowMapPtr example_map() {
   map->choices = 3;
   map->row_of = {4, 0, 2, 1, 5, 3};
   map->slot_of = {1, 3, 2, 5, 0, 4};
+  map->keys = {5, 0, 2, 1, 7, 3};
+  map->num_keys = 8;
   return map;
 }
 
@@ -90,6 +92,41 @@ TEST(Permute, GatherAndCombineWithTheirGradients) {
   expect_close(x.grad(), rx.grad(), 1e-6, "gradient of x");
   expect_close(weights.grad(), rw.grad(), 1e-5, "gradient of the weights");
   expect_close(base.grad(), rb.grad(), 1e-6, "gradient of the base");
+}
+
+/// The rows of one token whose experts lie in [low, high) of `keys`, by key.
+RowMapPtr map_of_range(const std::vector<int32_t>& keys, int32_t low, int32_t high) {
+  auto map = std::make_shared<RowMap>();
+  map->tokens = 1;
+  map->choices = static_cast<int64_t>(keys.size());
+  map->num_keys = high - low;
+  for (size_t k = 0; k < keys.size(); ++k) {
+    const bool here = keys[k] >= low && keys[k] < high;
+    map->row_of.push_back(here ? static_cast<int64_t>(map->slot_of.size()) : -1);
+    map->keys.push_back(keys[k] - low);
+    if (here) map->slot_of.push_back(static_cast<int64_t>(k));
+  }
+  return map;
+}
+
+TEST(Permute, SumsOverAlignedPartsGiveTheBitsOfTheWhole) {
+  const std::vector<int32_t> keys = {13, 2, 22, 7, 19, 3, 5, 23};  // of 24 experts
+  const auto count = static_cast<int64_t>(keys.size());
+  const at::Tensor rows = random_tensor({count, 33}, 1), weights = random_tensor({1, count}, 2), base = random_tensor({1, 33}, 3);
+  const at::Tensor whole = combine_rows(rows, weights, base, map_of_range(keys, 0, 24));
+  for (int32_t ranks : {2, 4, 8}) {
+    const int32_t each = 24 / ranks;
+    std::vector<at::Tensor> sums;
+    std::vector<int32_t> holders;
+    for (int32_t r = 0; r < ranks; ++r) {
+      const RowMapPtr map = map_of_range(keys, r * each, (r + 1) * each);
+      if (map->slot_of.empty()) continue;
+      holders.push_back(r);
+      const at::Tensor mine = rows.index_select(0, torch::tensor(map->slot_of));
+      sums.push_back(combine_rows(mine, weights, at::zeros({1, 33}), map));
+    }
+    EXPECT_TRUE(sum_rows(at::cat(sums), base, map_of_range(holders, 0, ranks)).equal(whole)) << ranks;
+  }
 }
 
 }  // namespace

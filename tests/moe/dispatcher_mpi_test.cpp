@@ -2,6 +2,7 @@
 // gradients. Every rank computes the reference over the tokens of all ranks.
 #include "moe/dispatcher.h"
 
+#include "core/error.h"
 #include "moe/experts.h"
 #include "tests/kernels/test_tensors.h"
 #include "tests/parallel/mpi_main.h"
@@ -100,7 +101,7 @@ INSTANTIATE_TEST_SUITE_P(, AllToAll,
                                          std::pair<const char*, std::vector<int64_t>>{"spread", {1}},
                                          std::pair<const char*, std::vector<int64_t>>{"spread", {0}}));      // nobody has any
 
-TEST(AllToAll, ExpertsMustBeDealtEqually) {
+TEST(AllToAllDispatcher, ExpertsMustBeDealtEqually) {
   EXPECT_THROW((void)make_all_to_all_dispatcher(2 * test_world().size() + 1, test_world()), ConfigError);
 }
 
