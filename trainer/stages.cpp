@@ -43,9 +43,10 @@ class StageRun final : public parallel::StageWork {
   at::Tensor forward(int32_t number, int32_t microbatch, at::Tensor input) override {
     if (passed_over(microbatch)) return {};
     State& state = stages_.at(number);
-    if (stages_.size() == 1 && training_ && microbatch + 1 == static_cast<int32_t>(micro_batches_.size()))
-      for (auto* buckets : state.stage->buckets) buckets->start_overlap();
     model::CausalLM& model = *state.stage->model;
+    // Without a pipeline all other micro-batches are done by now, and what this one completes can be reduced.
+    if (training_ && model.shard().first && model.shard().last && microbatch + 1 == static_cast<int32_t>(micro_batches_.size()))
+      for (auto* buckets : state.stage->buckets) buckets->start_overlap();
     const data::MicroBatch& micro = at(microbatch);
     const ModelBatch tensors = to_model_batch(micro, terms_.target_weight);
     Kept kept;

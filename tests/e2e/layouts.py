@@ -28,7 +28,7 @@ SCHEDULES = ["gpipe", "1f1b", "interleaved", "zb_h1", "zb_v", "dualpipe", "dualp
 
 # (ranks, pp, ep)
 LAYOUTS = [(2, 1, 1), (4, 1, 1), (2, 1, 2), (4, 1, 4), (4, 1, 2), (2, 2, 1), (4, 4, 1), (4, 2, 2), (8, 2, 2)]
-QUICK = [(2, 1, 2, "1f1b"), (2, 2, 1, "zb_h1"), (4, 2, 2, "dualpipe"), (2, 2, 1, "dualpipe_v"), (2, 2, 1, "interleaved")]
+QUICK = [(2, 1, 2, "1f1b"), (4, 2, 2, "zb_h1"), (4, 2, 2, "dualpipe"), (2, 2, 1, "dualpipe_v"), (2, 2, 1, "interleaved")]
 
 
 # Saved in the first, resumed in the second.
