@@ -1,6 +1,5 @@
 #include "kernels/grouped_gemm.h"
 
-#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -80,13 +79,13 @@ void steady_product(GemmSize size, const float* a, const float* weight, int64_t 
   std::copy(result.begin(), result.begin() + m * n, c);
 }
 
-void forward_product(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, bool training, at::Tensor& y) {
+void forward_product(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, bool generation, at::Tensor& y) {
   const Sizes s(spec);
   const float *px = x.const_data_ptr<float>(), *pw = spec.weight->value.const_data_ptr<float>();
   float* py = y.data_ptr<float>();
   int64_t most = 0;
   for (size_t e = 0; e + 1 < offsets.size(); ++e) most = std::max(most, offsets[e + 1] - offsets[e]);
-  if (!training && most <= kFewRows) return few_rows_forward(px, pw, s, offsets, py);
+  if (generation && most <= kFewRows) return few_rows_forward(px, pw, s, offsets, py);
   auto blocks = row_blocks(offsets);
   run_blocks(blocks, [&](const Block& b) {
     steady_product({b.end - b.begin, s.out, s.in}, px + b.begin * s.in, pw + b.expert * s.out * s.in, s.in, Transpose::kYes, py + b.begin * s.out);
@@ -126,10 +125,10 @@ void add_weight_gradient(const at::Tensor& dy, const at::Tensor& u, const Groupe
 
 struct GroupedLinearFunction : torch::autograd::Function<GroupedLinearFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& /*anchor*/, const GroupedLinearSpec* spec,
-                            const std::vector<int64_t>& offsets, bool training) {
+                            const std::vector<int64_t>& offsets, bool generation) {
     const at::Tensor u = spec->prologue == Prologue::kSwiglu ? swiglu(x) : x;
     at::Tensor y = at::empty({x.size(0), spec->out()}, x.options());
-    forward_product(u, *spec, offsets, training, y);
+    forward_product(u, *spec, offsets, generation, y);
     ctx->save_for_backward({x});
     ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
     ctx->saved_data["offsets"] = offsets;
@@ -159,12 +158,12 @@ struct GroupedLinearFunction : torch::autograd::Function<GroupedLinearFunction> 
 
 }  // namespace
 
-at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets) {
+at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, bool generation) {
   const int64_t width = spec.weight->value.size(1) * (spec.prologue == Prologue::kSwiglu ? 2 : 1);
   TESSERA_CHECK(x.dim() == 2 && x.is_contiguous() && x.size(1) == width && static_cast<int64_t>(offsets.size()) == spec.experts + 1 &&
                     offsets.back() == x.size(0),
                 "grouped_linear of ", x.sizes(), " by ", spec.experts, " experts of ", spec.weight->value.sizes());
-  return GroupedLinearFunction::apply(x, spec.weight->value, &spec, offsets, at::GradMode::is_enabled());
+  return GroupedLinearFunction::apply(x, spec.weight->value, &spec, offsets, generation);
 }
 
 }  // namespace tessera::kernels

@@ -46,7 +46,7 @@ void CausalLM::ensure_positions(const at::Tensor& positions) {
   const int32_t* p = positions.const_data_ptr<int32_t>();
   for (int64_t i = 0; i < positions.numel(); ++i) needed = std::max<int64_t>(needed, p[i] + 1);
   const int64_t have = rope_.cos.defined() ? rope_.cos.size(0) : 0;
-  if (needed > have)
+  if (needed > have || have == 0)
     rope_ = kernels::make_rope_table(config_.inverse_frequencies(), std::max({needed, have * 2, int64_t{512}}),
                                      config_.rope.attention_factor());
 }

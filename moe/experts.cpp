@@ -14,8 +14,8 @@ Experts::Experts(const MoeConfig& config, int64_t experts, int64_t dim)
     : gate_up_(make_stack(experts, 2 * config.intermediate_size, dim, kernels::Prologue::kNone)),
       down_(make_stack(experts, dim, config.intermediate_size, kernels::Prologue::kSwiglu)) {}
 
-at::Tensor Experts::forward(const at::Tensor& rows, const std::vector<int64_t>& offsets) const {
-  return kernels::grouped_linear(kernels::grouped_linear(rows, gate_up_, offsets), down_, offsets);
+at::Tensor Experts::forward(const at::Tensor& rows, const std::vector<int64_t>& offsets, bool generation) const {
+  return kernels::grouped_linear(kernels::grouped_linear(rows, gate_up_, offsets, generation), down_, offsets, generation);
 }
 
 }  // namespace tessera::moe

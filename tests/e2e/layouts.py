@@ -55,13 +55,13 @@ class Runs:
         (root / "tokenizer").mkdir(exist_ok=True)
         write_tokenizer(root / "tokenizer")
 
-    def recipe(self, label, pp, ep, schedule, steps=STEPS, recompute="none", deadline=60, every=0):
+    def recipe(self, label, pp, ep, schedule, steps=STEPS, recompute="none", rows=32, deadline=60, every=0):
         """The recipe's path and its output."""
         output = self.root / f"{self.name}-{label}"
         experts = self.config["model_type"] == "deepseek_v3"
         settings = {
             "model": {"config": self.config, "tokenizer": str(self.root / "tokenizer")},
-            "data": {"sequence_length": 64}, "train": {"steps": steps, "sequences_per_step": 32, "sequences_per_microbatch": 1, "recompute": recompute},
+            "data": {"sequence_length": 64}, "train": {"steps": steps, "sequences_per_step": rows, "sequences_per_microbatch": 1, "recompute": recompute},
             "lr_schedule": {"name": "constant", "warmup_steps": 0},
             "parallel": {"pp": pp, "ep": ep, "pipeline_schedule": schedule}, "checkpoint": {"every": every},
             "communication": {"timeout_seconds": deadline},
@@ -106,7 +106,19 @@ def resumed(runs, reference, full):
     return failures
 
 
-def recomputed(runs, full):
+def uneven(runs):
+    """Fewer rows than ranks times micro-batches: empty micro-batches take part in every exchange."""
+    failures = 0
+    reference = runs.result(runs.train("uneven", 1, 1, 1, "1f1b", rows=5))
+    for ranks, pp, ep, schedule in ((2, 1, 2, "1f1b"), (4, 2, 2, "dualpipe"), (4, 1, 4, "1f1b")):
+        loss, weight, same = compare(runs.result(runs.train(f"uneven-{ranks}-{pp}", ranks, pp, ep, schedule, rows=5)), reference)
+        good = loss <= LOSS_BOUND and weight <= WEIGHT_BOUND and same
+        failures += not good
+        print(f"5 rows on np {ranks} pp {pp} ep {ep} {schedule}: curves {loss:.2e} weights {weight:.2e}{'' if good else '  FAILED'}", flush=True)
+    return failures
+
+
+def recomputed(runs):
     """Recomputation with one layout: the same bits."""
     layout = (2, 1, 2, "1f1b")
     plain = runs.result(runs.train("plain", *layout))
@@ -136,7 +148,7 @@ def main():
                 print(f"{name} np {ranks} pp {pp} dp {ranks // pp} ep {ep} {schedule if pp > 1 else '':11s} curves {loss:.2e} weights {weight:.2e} "
                       f"counts {'equal' if same else 'DIFFER'} {time.monotonic() - start:.1f} s{'' if good else '  FAILED'}", flush=True)
             if name == "deepseek_v3":
-                failures += resumed(runs, reference, full) + recomputed(runs, full)
+                failures += resumed(runs, reference, full) + uneven(runs) + recomputed(runs)
     print(f"{failures} failed")
     return 1 if failures else 0
 
