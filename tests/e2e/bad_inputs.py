@@ -16,7 +16,7 @@ from harness import VOCABULARY, make_model, run, safetensors_bytes, read_safeten
 
 # What a user must never see: crashes, stack traces, mistakes that we blame on ourselves.
 FORBIDDEN = ["terminate called", "Exception raised from", "frame #", "internal error", "Segmentation", "std::bad_alloc",
-             "basic_string", "json.exception", "filesystem error", "AddressSanitizer", "stoi", "vector::"]
+             "basic_string", "json.exception", "filesystem error", "ERROR: AddressSanitizer", "stoi", "vector::"]
 GOOD_LINE = {"prompt": "two and two?", "completion": "four"}
 CASES = []
 
