@@ -138,7 +138,8 @@ case("recipe: alias to itself", "recipe.yaml")(lambda s: s.yaml(MINIMAL + "name:
 case("override: no '='", "optimizer.lr", "key=value")(lambda s: s.train("optimizer.lr"))
 case("override: unknown key", "command line", "optimizer.rate", "is not a known key")(lambda s: s.train("optimizer.rate=1"))
 case("override: below a value", "optimizer.lr")(lambda s: s.train("optimizer.lr.x=1"))
-case("recipe: unsupported pp", "parallel.pp", "not available")(lambda s: s.train("parallel.pp=2"))
+case("recipe: more pipeline ranks than ranks", "parallel.pp = 2 must divide the world size = 1")(lambda s: s.train("parallel.pp=2"))
+case("recipe: no stages a rank", "parallel.stages_per_rank = 0", "at least 1")(lambda s: s.train("parallel.stages_per_rank=0"))
 case("recipe: later section", "rl is not available in this version")(lambda s: s.yaml(MINIMAL + "rl: {temperature: 1}\n"))
 case("warning: sequence_length beyond the model", "data.sequence_length = 4096", "max_position_embeddings = 512")(
     lambda s: s.train("data.sequence_length=4096"))
