@@ -33,7 +33,7 @@ class TwoHosts:
         self.links = [f"ts{os.getpid() % 100000}{side}" for side in "ab"]
         self.agent = root / "agent"
         self.agent.write_text("#!/bin/sh\nhost=$1\nshift\ncase $host in\n" + "".join(
-            f"  {host}) namespace={name} ;;\n" for host, name in zip(HOSTS, self.names)) + "esac\nexec ip netns exec $namespace sh -c \"$*\"\n")
+            f"  {host}) namespace={name} ;;\n" for host, name in zip(HOSTS, self.names)) + "esac\nexec ip netns exec $namespace unshare --uts sh -c \"hostname $namespace; $*\"\n")
         self.agent.chmod(0o755)
 
     def __enter__(self):
@@ -57,7 +57,9 @@ class TwoHosts:
 
     def command(self, ranks, *words):
         hosts = ",".join(f"{host}:{ranks // 2}" for host in HOSTS)
-        return ["ip", "netns", "exec", self.names[0], "mpirun", "--allow-run-as-root", "-np", str(ranks), "-H", hosts, "--bind-to", "none",
+        # A hostname of its own each: Open MPI 4.1 crashes when two nodes have the same.
+        enter = ["ip", "netns", "exec", self.names[0], "unshare", "--uts", "sh", "-c", 'hostname "$0" && exec mpirun "$@"', self.names[0]]
+        return [*enter, "--allow-run-as-root", "-np", str(ranks), "-H", hosts, "--bind-to", "none",
                 "--mca", "mpi_yield_when_idle", "1", "--mca", "plm_rsh_agent", str(self.agent), "--mca", "oob_tcp_if_include", NETWORK,
                 "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", NETWORK, "-x", "OMP_NUM_THREADS", *map(str, words)]
 
