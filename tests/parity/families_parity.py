@@ -73,7 +73,10 @@ def one_step(name, folder, scratch, documents):
     trained = load(scratch / "trained")
     worst, where = worst_change(before, trained.state_dict(), reference.state_dict())
     check(f"{name}: weight change of one AdamW step (worst {where})", worst, 1e-3)
-    sequences = [d["tokens"] for d in documents[:3]]
+    # Training moved the routers: documents with a token that now sits between two experts are left out.
+    margins = [router_margins(trained, [d["tokens"]]) for d in documents]
+    sequences = [d["tokens"] for d, margin in zip(documents, margins) if margin > MARGIN][:3]
+    assert sequences, f"{name}: no document leaves a margin of {MARGIN}: {margins}"
     check(f"{name}: exported folder in transformers", max_logprob_difference(trained, scratch / "trained", sequences, scratch), 2e-4)
     return metrics
 
