@@ -7,7 +7,7 @@
 
 namespace tessera::checkpoint {
 
-BackgroundWriter::BackgroundWriter(parallel::Communicator& world) : world_(world.split(0, world.rank(), "checkpoint")) {}
+BackgroundWriter::BackgroundWriter(parallel::Communicator& world) : world_(world.split(std::vector<int>(static_cast<size_t>(world.size()), 0), kAxis)) {}
 
 BackgroundWriter::~BackgroundWriter() {
   if (thread_.joinable()) thread_.join();

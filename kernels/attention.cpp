@@ -59,7 +59,7 @@ void head_norm_backward(const at::Tensor& gradient, const at::Tensor& x, int64_t
     }
   });
   if (!weight->trainable()) return;
-  for (int64_t i = 0; i < partial.size(0); ++i) weight->gradient.add_(partial[i]);
+  for (int64_t i = 0; i < partial.size(0); ++i) weight->open_gradient().add_(partial[i]);
   weight->gradient_added();
 }
 
@@ -129,6 +129,8 @@ void rotate(const at::Tensor& qkv, const AttentionShape& shape, const at::Tensor
 }
 
 void normalize_heads(const at::Tensor& qkv, const AttentionShape& shape, const HeadNorms& norms) {
+  norms.query->await();
+  norms.key->await();
   const RowView rows = row_view(qkv);
   const float *query = norms.query->value.const_data_ptr<float>(), *key = norms.key->value.const_data_ptr<float>();
   const auto normalize = [&](float* x, const float* w, int64_t heads) {

@@ -26,6 +26,7 @@ struct Result {
 
 Result run_chunks(const at::Tensor& hidden, const LinearSpec& head, const Targets& targets, bool want_gradient) {
   const int64_t count = static_cast<int64_t>(targets.ids.size()), dim = hidden.size(1);
+  await(head);
   const at::Tensor& weight = head.weight->value;
   const int64_t vocabulary = weight.size(0);
   Result result;
@@ -55,10 +56,10 @@ Result run_chunks(const at::Tensor& hidden, const LinearSpec& head, const Target
                                    targets.weights.data() + begin + first, want_gradient, log_probs + begin + first);
     });
     if (!want_gradient) continue;
-    if (head.weight->trainable()) gemm(logits, Transpose::kYes, u, Transpose::kNo, head.weight->gradient, 1.0, 1.0);
-    if (head.bias && head.bias->trainable()) head.bias->gradient.add_(logits.sum(0));
+    if (head.weight->trainable()) gemm(logits, Transpose::kYes, u, Transpose::kNo, head.weight->open_gradient(), 1.0, 1.0);
+    if (head.bias && head.bias->trainable()) head.bias->open_gradient().add_(logits.sum(0));
     at::Tensor du = product(logits, weight);
-    if (norm) du = rms_norm_backward(du, x, head.norm->value, rstd, norm_trains ? head.norm->gradient : at::Tensor());
+    if (norm) du = rms_norm_backward(du, x, head.norm->value, rstd, norm_trains ? head.norm->open_gradient() : at::Tensor());
     result.d_rows.narrow(0, begin, n).copy_(du);
   }
   if (want_gradient) {

@@ -37,7 +37,7 @@ struct EmbeddingFunction : torch::autograd::Function<EmbeddingFunction> {
       const int64_t dim = dy.size(1);
       const float* d = dy.const_data_ptr<float>();
       const int32_t* id = ids.const_data_ptr<int32_t>();
-      float* sum = parameter.gradient.data_ptr<float>();
+      float* sum = parameter.open_gradient().data_ptr<float>();
       // Threads share the columns, so that each row is summed in token order.
       for_each_chunk(dim, 64, [&](int64_t, int64_t begin, int64_t end) {
         for (int64_t t = 0; t < ids.numel(); ++t)
@@ -53,6 +53,7 @@ struct EmbeddingFunction : torch::autograd::Function<EmbeddingFunction> {
 
 at::Tensor embedding(const at::Tensor& ids, const ParameterPtr& table) {
   TESSERA_CHECK(ids.dim() == 1 && ids.scalar_type() == at::kInt, "embedding of ", ids.sizes());
+  table->await();
   return EmbeddingFunction::apply(table->value, ids, table.get());
 }
 

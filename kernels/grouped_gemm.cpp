@@ -107,7 +107,7 @@ at::Tensor input_gradient(const at::Tensor& dy, const GroupedLinearSpec& spec, c
 void add_weight_gradient(const at::Tensor& dy, const at::Tensor& u, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets) {
   const Sizes s(spec);
   const float *pdy = dy.const_data_ptr<float>(), *pu = u.const_data_ptr<float>();
-  float* gradient = spec.weight->gradient.data_ptr<float>();
+  float* gradient = spec.weight->open_gradient().data_ptr<float>();
   std::vector<Block> blocks;
   for (size_t e = 0; e + 1 < offsets.size(); ++e) {
     const auto rows = static_cast<double>(offsets[e + 1] - offsets[e]);
@@ -163,6 +163,7 @@ at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, co
   TESSERA_CHECK(x.dim() == 2 && x.is_contiguous() && x.size(1) == width && static_cast<int64_t>(offsets.size()) == spec.experts + 1 &&
                     offsets.back() == x.size(0),
                 "grouped_linear of ", x.sizes(), " by ", spec.experts, " experts of ", spec.weight->value.sizes());
+  spec.weight->await();
   return GroupedLinearFunction::apply(x, spec.weight->value, &spec, offsets, generation);
 }
 

@@ -68,20 +68,20 @@ void weights_backward(const at::Tensor& dy, const at::Tensor& x, const std::vect
   const bool needs_input = spec.weight->trainable() || !spec.adapters.empty();
   const at::Tensor u = needs_input ? apply_prologue(x, spec, nullptr) : at::Tensor();
   if (spec.weight->trainable()) {
-    gemm(dy, Transpose::kYes, u, Transpose::kNo, spec.weight->gradient, 1.0, 1.0);
+    gemm(dy, Transpose::kYes, u, Transpose::kNo, spec.weight->open_gradient(), 1.0, 1.0);
     spec.weight->gradient_added();
   }
   if (spec.bias && spec.bias->trainable()) {
-    spec.bias->gradient.add_(dy.sum(0));
+    spec.bias->open_gradient().add_(dy.sum(0));
     spec.bias->gradient_added();
   }
   for (size_t i = 0; i < spec.adapters.size(); ++i) {
     const LowRankSlice& slice = spec.adapters[i];
     if (!slice.b->trainable()) continue;
     const at::Tensor low = product_with_transposed(u, slice.a->value);
-    gemm(dy.slice(1, slice.out_begin, slice.out_end), Transpose::kYes, low, Transpose::kNo, slice.b->gradient, slice.scale, 1.0);
+    gemm(dy.slice(1, slice.out_begin, slice.out_end), Transpose::kYes, low, Transpose::kNo, slice.b->open_gradient(), slice.scale, 1.0);
     slice.b->gradient_added();
-    gemm(d_lows[i], Transpose::kYes, u, Transpose::kNo, slice.a->gradient, 1.0, 1.0);
+    gemm(d_lows[i], Transpose::kYes, u, Transpose::kNo, slice.a->open_gradient(), 1.0, 1.0);
     slice.a->gradient_added();
   }
 }
@@ -116,7 +116,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
       gemm(d_lows[i], Transpose::kNo, spec.adapters[i].a->value, Transpose::kNo, du, 1.0, 1.0);
     at::Tensor dx = du;
     if (du.defined() && spec.prologue == Prologue::kRmsNorm) {
-      dx = rms_norm_backward(du, x, spec.norm->value, saved[1], norm_trains ? spec.norm->gradient : at::Tensor());
+      dx = rms_norm_backward(du, x, spec.norm->value, saved[1], norm_trains ? spec.norm->open_gradient() : at::Tensor());
       if (norm_trains) spec.norm->gradient_added();
     } else if (du.defined() && spec.prologue == Prologue::kSwiglu) {
       dx = swiglu_backward(du, x);
@@ -134,11 +134,23 @@ at::Tensor anchor_of(const LinearSpec& spec) {
 
 }  // namespace
 
+void await(const LinearSpec& spec) {
+  spec.weight->await();
+  if (spec.bias) spec.bias->await();
+  if (spec.norm) spec.norm->await();
+  for (const auto& slice : spec.adapters) {
+    slice.a->await();
+    slice.b->await();
+  }
+}
+
 at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
+  await(spec);
   return LinearFunction::apply(x, residual.defined() ? std::optional(residual) : std::nullopt, anchor_of(spec), &spec);
 }
 
 at::Tensor linear_inference(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
+  await(spec);
   const at::Tensor u = apply_prologue(x, spec, nullptr);
   const at::Tensor& weight = spec.weight->value;
   at::Tensor y;

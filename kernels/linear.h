@@ -29,6 +29,9 @@ struct LinearSpec {
   float norm_eps = 1e-6f;
 };
 
+/// Waits until all values are whole; see Parameter::await.
+void await(const LinearSpec& spec);
+
 /// u = prologue(x); y = u W^T + bias + adapters + residual. x: [T, in], or [T, 2 in] (gate, up) with kSwiglu;
 /// `residual`: [T, out] or undefined. Returns y [T, out]. float32. `spec` must outlive the backward pass.
 at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual = {});

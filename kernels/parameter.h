@@ -1,6 +1,6 @@
 // A model parameter and where its gradient goes. Layers that own parameters are autograd Functions of their own: the
 // gradient of their input flows through autograd, the gradient of the parameter is added straight into `gradient`, a view
-// of a flat bucket, and `on_gradient` tells the owner of the bucket.
+// of a flat bucket. The owner of the bucket is called before a value is used, before a gradient is added to, and after.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,12 +20,23 @@ struct GradientQueue {
 };
 
 struct Parameter {
-  at::Tensor value;                   // float32, contiguous
-  at::Tensor gradient;                // same shape, float32; undefined: frozen
-  std::function<void()> on_gradient;  // called after each addition; may be empty
+  at::Tensor value;     // float32, contiguous
+  at::Tensor gradient;  // same shape, float32; undefined: frozen, or made by on_open
+  // Of the owner; may be empty.
+  std::function<void()> on_use;       // waits until the value is whole: other ranks may be sending parts of it
+  std::function<void()> on_open;      // makes the gradient's memory if it has none
+  std::function<void()> on_gradient;  // after each addition
   GradientQueue* queue = nullptr;     // of the stage, where a pipeline runs
 
-  [[nodiscard]] bool trainable() const { return gradient.defined(); }
+  [[nodiscard]] bool trainable() const { return gradient.defined() || on_open; }
+  void await() const {
+    if (on_use) on_use();
+  }
+  /// What a layer adds its gradient to; then it calls gradient_added.
+  [[nodiscard]] const at::Tensor& open_gradient() const {
+    if (on_open) on_open();
+    return gradient;
+  }
   void gradient_added() const {
     if (on_gradient) on_gradient();
   }

@@ -25,7 +25,8 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
                                                  torch::autograd::variable_list gradients) {
     const auto& weight = *reinterpret_cast<const Parameter*>(ctx->saved_data["weight"].toInt());
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor dx = rms_norm_backward(gradients[0].contiguous(), saved[0], weight.value, saved[1], weight.gradient);
+    const at::Tensor dx =
+        rms_norm_backward(gradients[0].contiguous(), saved[0], weight.value, saved[1], weight.trainable() ? weight.open_gradient() : at::Tensor());
     if (weight.trainable()) weight.gradient_added();
     return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
   }
@@ -72,6 +73,7 @@ at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at
 }
 
 at::Tensor rms_norm_layer(const at::Tensor& x, const ParameterPtr& weight, float eps) {
+  weight->await();
   return RmsNormFunction::apply(x, weight->value, weight.get(), double{eps});
 }
 

@@ -4,9 +4,9 @@
 
 namespace tessera::model {
 
-Block::Block(const ModelConfig& config, int64_t layer, parallel::Communicator* ep)
+Block::Block(const ModelConfig& config, int64_t layer, const Shard& shard)
     : layer_(layer), attention_(make_attention(config)),
-      mlp_(config.is_moe_layer(layer) ? make_moe_layer(config, ep) : make_dense_mlp(config)) {}
+      mlp_(config.is_moe_layer(layer) ? make_moe_layer(config, layer, shard) : make_dense_mlp(config)) {}
 
 at::Tensor Block::forward(const at::Tensor& x_TD, const Pass& pass) {
   if (pass.recompute != Recompute::kFull) return mlp_->forward(attention_->forward(x_TD, pass, layer_), pass);

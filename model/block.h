@@ -12,8 +12,8 @@ namespace tessera::model {
 
 class Block final {
  public:
-  /// `layer` numbers the block in file names, in the cache, and says whether it has experts, which `ep` shares out.
-  Block(const ModelConfig& config, int64_t layer, parallel::Communicator* ep = nullptr);
+  /// `layer` numbers the block in file names, in the cache, and says whether it has experts, of which `shard` may hold some.
+  Block(const ModelConfig& config, int64_t layer, const Shard& shard = {});
 
   at::Tensor forward(const at::Tensor& x_TD, const Pass& pass);
   at::Tensor decode(const at::Tensor& x_TD, const Pass& pass) { return mlp_->forward(attention_->decode(x_TD, pass, layer_), pass); }

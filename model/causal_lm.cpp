@@ -31,14 +31,14 @@ CausalLM::CausalLM(ModelConfig config, Shard shard) : config_(std::move(config))
   if (shard_.end_layer < 0) shard_.end_layer = config_.num_hidden_layers;
   if (shard_.has_embedding())
     embedding_ = shard_.embedding ? shard_.embedding : kernels::make_parameter({config_.vocab_size, config_.hidden_size});
-  for (int64_t i = shard_.begin_layer; i < shard_.end_layer; ++i) blocks_.push_back(std::make_unique<Block>(config_, i, shard_.ep));
+  for (int64_t i = shard_.begin_layer; i < shard_.end_layer; ++i) blocks_.push_back(std::make_unique<Block>(config_, i, shard_));
   if (!shard_.last) return;
   head_.weight = config_.tie_word_embeddings ? embedding_ : kernels::make_parameter({config_.vocab_size, config_.hidden_size});
   head_.prologue = kernels::Prologue::kRmsNorm;
   head_.norm = kernels::make_parameter({config_.hidden_size});
   head_.norm_eps = static_cast<float>(config_.rms_norm_eps);
   for (int64_t i = 0; i < config_.num_mtp_modules; ++i)
-    mtp_.push_back(std::make_unique<MtpModule>(config_, config_.num_hidden_layers + i, head_.weight, shard_.ep));
+    mtp_.push_back(std::make_unique<MtpModule>(config_, config_.num_hidden_layers + i, head_.weight, shard_));
 }
 
 void CausalLM::ensure_positions(const at::Tensor& positions) {

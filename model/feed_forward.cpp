@@ -45,15 +45,16 @@ class DenseMlp final : public FeedForward {
   Mlp mlp_;
 };
 
-std::unique_ptr<moe::Dispatcher> make_dispatcher(int64_t num_experts, parallel::Communicator* ep) {
-  return ep == nullptr || ep->size() == 1 ? moe::make_local_dispatcher(num_experts) : moe::make_all_to_all_dispatcher(num_experts, *ep);
+std::unique_ptr<moe::Dispatcher> make_dispatcher(int64_t num_experts, int64_t layer, const Shard& shard) {
+  if (!shard.shares_experts()) return moe::make_local_dispatcher(num_experts);
+  return moe::make_all_to_all_dispatcher(num_experts, shard.ep, "moe layer " + std::to_string(layer), shard.passages);
 }
 
 class MoeLayer final : public FeedForward {
  public:
-  MoeLayer(const ModelConfig& c, parallel::Communicator* ep)
+  MoeLayer(const ModelConfig& c, int64_t layer, const Shard& shard)
       : config_(c.moe), names_(c.expert_names), dim_(c.hidden_size), eps_(static_cast<float>(c.rms_norm_eps)),
-        norm_(kernels::make_parameter({c.hidden_size})), router_(c.moe, c.hidden_size), dispatcher_(make_dispatcher(c.moe.num_experts, ep)),
+        norm_(kernels::make_parameter({c.hidden_size})), router_(c.moe, c.hidden_size), dispatcher_(make_dispatcher(c.moe.num_experts, layer, shard)),
         experts_(c.moe, dispatcher_->num_local_experts(), c.hidden_size) {
     if (c.moe.shared_intermediate_size > 0)
       shared_ = std::make_unique<Mlp>(names_.layer + ".shared_experts", dim_, c.moe.shared_intermediate_size, false);
@@ -122,8 +123,8 @@ class MoeLayer final : public FeedForward {
 }  // namespace
 
 std::unique_ptr<FeedForward> make_dense_mlp(const ModelConfig& config) { return std::make_unique<DenseMlp>(config); }
-std::unique_ptr<FeedForward> make_moe_layer(const ModelConfig& config, parallel::Communicator* ep) {
-  return std::make_unique<MoeLayer>(config, ep);
+std::unique_ptr<FeedForward> make_moe_layer(const ModelConfig& config, int64_t layer, const Shard& shard) {
+  return std::make_unique<MoeLayer>(config, layer, shard);
 }
 
 }  // namespace tessera::model

@@ -7,7 +7,7 @@
 #include "model/config.h"
 #include "model/layers.h"
 #include "moe/router.h"
-#include "parallel/communicator.h"
+#include "model/shard.h"
 
 namespace tessera::model {
 
@@ -29,7 +29,7 @@ class FeedForward {
 };
 
 [[nodiscard]] std::unique_ptr<FeedForward> make_dense_mlp(const ModelConfig& config);
-/// `ep` shares out the experts; null: all here.
-[[nodiscard]] std::unique_ptr<FeedForward> make_moe_layer(const ModelConfig& config, parallel::Communicator* ep);
+/// `shard` says which of the experts are here.
+[[nodiscard]] std::unique_ptr<FeedForward> make_moe_layer(const ModelConfig& config, int64_t layer, const Shard& shard);
 
 }  // namespace tessera::model

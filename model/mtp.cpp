@@ -9,8 +9,8 @@
 
 namespace tessera::model {
 
-MtpModule::MtpModule(const ModelConfig& c, int64_t layer, const kernels::ParameterPtr& head, parallel::Communicator* ep)
-    : block_(c, layer, ep), embedding_norm_(kernels::make_parameter({c.hidden_size})), hidden_norm_(kernels::make_parameter({c.hidden_size})),
+MtpModule::MtpModule(const ModelConfig& c, int64_t layer, const kernels::ParameterPtr& head, const Shard& shard)
+    : block_(c, layer, shard), embedding_norm_(kernels::make_parameter({c.hidden_size})), hidden_norm_(kernels::make_parameter({c.hidden_size})),
       eps_(static_cast<float>(c.rms_norm_eps)), join_(make_linear({{"eh_proj", c.hidden_size}}, 2 * c.hidden_size, false)) {
   head_.weight = head;
   head_.prologue = kernels::Prologue::kRmsNorm;

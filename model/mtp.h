@@ -15,7 +15,7 @@ namespace tessera::model {
 class MtpModule final {
  public:
   /// Lies behind the main model's layers: `layer` is num_hidden_layers + its number. `head` is the main model's.
-  MtpModule(const ModelConfig& config, int64_t layer, const kernels::ParameterPtr& head, parallel::Communicator* ep = nullptr);
+  MtpModule(const ModelConfig& config, int64_t layer, const kernels::ParameterPtr& head, const Shard& shard = {});
 
   /// embedded: of the tokens that follow, hidden: normed states of depth k - 1; both [T, D]. Returns the block's output.
   at::Tensor forward(const at::Tensor& embedded_TD, const at::Tensor& hidden_TD, const Pass& pass);

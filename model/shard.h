@@ -7,7 +7,8 @@
 
 #include "kernels/parameter.h"
 #include "model/config.h"
-#include "parallel/communicator.h"
+#include "moe/dispatcher.h"
+#include "parallel/mesh.h"
 
 namespace tessera::model {
 
@@ -16,11 +17,12 @@ struct Shard {
   bool first = true, last = true;           // the stage that has the embedding; final norm, head and MTP modules
   /// Both ends hold the embedding: the last for a tied head or for MTP modules.
   bool embedding_at_both_ends = false;
-  parallel::Communicator* ep = nullptr;     // shares out the experts; null: all here
+  parallel::ExpertAxis ep = {};             // shares out the experts; without ranks all are here
+  std::vector<moe::Passage>* passages = nullptr;  // receives those of the experts' tokens, if given
   kernels::ParameterPtr embedding = {};     // of the first stage, where that lies on this rank too
 
   [[nodiscard]] bool has_embedding() const { return first || (last && embedding_at_both_ends); }
-  [[nodiscard]] bool shares_experts() const { return ep != nullptr && ep->size() > 1; }
+  [[nodiscard]] bool shares_experts() const { return ep.shared_out(); }
 };
 
 /// Cuts the model into `stages` runs of layers, none empty, so that the most expensive (head and MTP modules counted with

@@ -3,7 +3,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+#include <numeric>
 #include <optional>
+#include <utility>
 
 #include "core/error.h"
 #include "kernels/permute.h"
@@ -16,13 +19,23 @@ namespace {
 using kernels::RowMap;
 using kernels::RowMapPtr;
 
-/// Rows sorted by expert [0, num_experts), within an expert by token; a choice of -1 gets none.
-RowMapPtr sort_by_expert(const at::Tensor& experts, int64_t num_experts, std::vector<int64_t>& offsets) {
+/// Tokens in the order of their sources, those of one source as they are.
+std::vector<int64_t> by_source(const at::Tensor& sources, int64_t tokens) {
+  std::vector<int64_t> order(static_cast<size_t>(tokens));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  if (!sources.defined()) return order;
+  const int32_t* source = sources.const_data_ptr<int32_t>();
+  std::stable_sort(order.begin(), order.end(), [source](int64_t a, int64_t b) { return source[a] < source[b]; });
+  return order;
+}
+
+/// Rows sorted by expert [0, num_experts), within an expert by source and token; a choice of -1 gets none.
+RowMapPtr sort_by_expert(const Departure& tokens, int64_t num_experts, std::vector<int64_t>& offsets) {
   auto map = std::make_shared<RowMap>();
-  map->tokens = experts.size(0);
-  map->choices = experts.size(1);
-  const int32_t* expert = experts.const_data_ptr<int32_t>();
-  const auto count = static_cast<size_t>(experts.numel());
+  map->tokens = tokens.experts.size(0);
+  map->choices = tokens.experts.size(1);
+  const int32_t* expert = tokens.experts.const_data_ptr<int32_t>();
+  const auto count = static_cast<size_t>(tokens.experts.numel());
   offsets.assign(static_cast<size_t>(num_experts) + 1, 0);
   for (size_t slot = 0; slot < count; ++slot)
     if (expert[slot] >= 0) ++offsets[static_cast<size_t>(expert[slot]) + 1];
@@ -32,11 +45,13 @@ RowMapPtr sort_by_expert(const at::Tensor& experts, int64_t num_experts, std::ve
   map->num_keys = static_cast<int32_t>(num_experts);
   map->row_of.assign(count, -1);
   map->slot_of.resize(static_cast<size_t>(offsets.back()));
-  for (size_t slot = 0; slot < count; ++slot) {
-    if (expert[slot] < 0) continue;
-    const int64_t row = next[static_cast<size_t>(expert[slot])]++;
-    map->row_of[slot] = row;
-    map->slot_of[static_cast<size_t>(row)] = static_cast<int64_t>(slot);
+  for (int64_t token : by_source(tokens.sources, map->tokens)) {
+    for (int64_t slot = token * map->choices; slot < (token + 1) * map->choices; ++slot) {
+      if (expert[slot] < 0) continue;
+      const int64_t row = next[static_cast<size_t>(expert[slot])]++;
+      map->row_of[static_cast<size_t>(slot)] = row;
+      map->slot_of[static_cast<size_t>(row)] = slot;
+    }
   }
   return map;
 }
@@ -44,9 +59,8 @@ RowMapPtr sort_by_expert(const at::Tensor& experts, int64_t num_experts, std::ve
 /// Tokens whose experts are all here: the last leg of every way.
 class LocalDispatch final : public Dispatch {
  public:
-  /// experts: [T, K] int32, counted from this rank's first; -1: elsewhere.
-  LocalDispatch(at::Tensor x, at::Tensor weights, const at::Tensor& experts, int64_t num_experts)
-      : x_(std::move(x)), weights_(std::move(weights)), map_(sort_by_expert(experts, num_experts, offsets_)) {}
+  LocalDispatch(const Departure& tokens, int64_t num_experts)
+      : x_(tokens.x), weights_(tokens.weights), map_(sort_by_expert(tokens, num_experts, offsets_)) {}
 
   Arrived arrive() override { return {kernels::gather_rows(x_, map_), offsets_}; }
   void send_back(const at::Tensor& outputs) override { outputs_ = outputs; }
@@ -61,8 +75,8 @@ class LocalDispatch final : public Dispatch {
 class LocalDispatcher final : public Dispatcher {
  public:
   explicit LocalDispatcher(int64_t num_experts) : num_experts_(num_experts) {}
-  [[nodiscard]] std::unique_ptr<Dispatch> dispatch(const at::Tensor& x, const Routing& routing) const override {
-    return std::make_unique<LocalDispatch>(x, routing.weights, routing.experts, num_experts_);
+  [[nodiscard]] std::unique_ptr<Dispatch> dispatch(const Departure& tokens) const override {
+    return std::make_unique<LocalDispatch>(tokens, num_experts_);
   }
   [[nodiscard]] int64_t num_local_experts() const override { return num_experts_; }
 
@@ -70,134 +84,173 @@ class LocalDispatcher final : public Dispatcher {
   int64_t num_experts_;
 };
 
-/// Which tokens go to which rank, and the experts that each is to visit there.
-struct Departures {
-  RowMapPtr map;                // rows in the order (rank, token)
-  std::vector<int64_t> counts;  // [ranks]
-  at::Tensor experts;           // [rows, K] int32, counted from that rank's first; -1: another rank's
+/// Which tokens go to which member of a group, and the experts that each is to visit there.
+struct Plan {
+  RowMapPtr map;                // rows in the order (member, token)
+  std::vector<int64_t> counts;  // [members]
+  at::Tensor labels;            // [rows, K or K + 1] int32: experts, counted from that member's first, -1: another's; the source
 };
 
-Departures plan_departures(const at::Tensor& experts, int64_t ranks, int64_t experts_per_rank) {
-  const int64_t tokens = experts.size(0), choices = experts.size(1);
-  const int32_t* expert = experts.const_data_ptr<int32_t>();
-  Departures plan;
-  plan.counts.assign(static_cast<size_t>(ranks), 0);
-  // A token's choices by rank, each rank once: `seen` holds the last token that counted for a rank.
-  std::vector<int64_t> seen(static_cast<size_t>(ranks), -1);
+/// `source`: of tokens that carry none; -1: sources are not sent.
+Plan plan_departure(const Departure& tokens, int64_t members, int64_t experts_per_member, int32_t source) {
+  const int64_t count = tokens.experts.size(0), choices = tokens.experts.size(1);
+  const int32_t* expert = tokens.experts.const_data_ptr<int32_t>();
+  const int32_t* sources = tokens.sources.defined() ? tokens.sources.const_data_ptr<int32_t>() : nullptr;
+  Plan plan;
+  plan.counts.assign(static_cast<size_t>(members), 0);
+  // A token's choices by member, each member once: `seen` holds the last token that counted for a member.
+  std::vector<int64_t> seen(static_cast<size_t>(members), -1);
   const auto for_each_departure = [&](const auto& body) {
     std::fill(seen.begin(), seen.end(), -1);
-    for (int64_t slot = 0; slot < tokens * choices; ++slot) {
-      const auto rank = static_cast<size_t>(expert[slot] / experts_per_rank);
-      if (seen[rank] == slot / choices) continue;
-      seen[rank] = slot / choices;
-      body(slot, rank);
+    for (int64_t slot = 0; slot < count * choices; ++slot) {
+      if (expert[slot] < 0) continue;
+      const auto member = static_cast<size_t>(expert[slot] / experts_per_member);
+      if (std::exchange(seen[member], slot / choices) != slot / choices) body(slot, member);
     }
   };
-  for_each_departure([&](int64_t, size_t rank) { ++plan.counts[rank]; });
-  std::vector<int64_t> next(static_cast<size_t>(ranks), 0);
+  for_each_departure([&](int64_t, size_t member) { ++plan.counts[member]; });
+  std::vector<int64_t> next(static_cast<size_t>(members), 0);
   int64_t rows = 0;
-  for (size_t r = 0; r < next.size(); ++r) {
-    next[r] = rows;
-    rows += plan.counts[r];
+  for (size_t m = 0; m < next.size(); ++m) {
+    next[m] = rows;
+    rows += plan.counts[m];
   }
   auto map = std::make_shared<RowMap>();
-  map->tokens = tokens;
+  map->tokens = count;
   map->choices = choices;
-  map->keys.resize(static_cast<size_t>(tokens * choices));
-  map->num_keys = static_cast<int32_t>(ranks);
-  map->row_of.assign(static_cast<size_t>(tokens * choices), -1);
+  map->keys.resize(static_cast<size_t>(count * choices));
+  map->num_keys = static_cast<int32_t>(members);
+  map->row_of.assign(static_cast<size_t>(count * choices), -1);
   map->slot_of.resize(static_cast<size_t>(rows));
-  plan.experts = at::empty({rows, choices}, at::kInt);
-  int32_t* local = plan.experts.data_ptr<int32_t>();
-  for_each_departure([&](int64_t slot, size_t rank) {
-    const int64_t row = next[rank]++, token = slot / choices;
+  const int64_t width = choices + (sources != nullptr || source >= 0 ? 1 : 0);
+  plan.labels = at::empty({rows, width}, at::kInt);
+  int32_t* labels = plan.labels.data_ptr<int32_t>();
+  for_each_departure([&](int64_t slot, size_t member) {
+    const int64_t row = next[member]++, token = slot / choices;
     map->row_of[static_cast<size_t>(slot)] = row;
     map->slot_of[static_cast<size_t>(row)] = slot;
-    map->keys[static_cast<size_t>(slot)] = static_cast<int32_t>(rank);
+    map->keys[static_cast<size_t>(slot)] = static_cast<int32_t>(member);
+    const int64_t first = static_cast<int64_t>(member) * experts_per_member;
     for (int64_t k = 0; k < choices; ++k) {
-      const int64_t e = expert[token * choices + k] - static_cast<int64_t>(rank) * experts_per_rank;
-      local[row * choices + k] = e >= 0 && e < experts_per_rank ? static_cast<int32_t>(e) : -1;
+      const int64_t e = expert[token * choices + k] - first;
+      labels[row * width + k] = expert[token * choices + k] >= 0 && e >= 0 && e < experts_per_member ? static_cast<int32_t>(e) : -1;
     }
+    if (width > choices) labels[row * width + choices] = sources != nullptr ? sources[token] : source;
   });
   plan.map = map;
   return plan;
 }
 
+/// One hop: to the members of a group, and from there on with `inner`.
+struct Hop {
+  parallel::Communicator& group;
+  int64_t experts_per_member;
+  std::unique_ptr<Dispatcher> inner;  // of this member's experts
+  int32_t source;                     // what tokens that carry no source are marked with; -1: not
+  std::string site;
+  std::vector<Passage>* record;
+};
+
 class AllToAllDispatch final : public Dispatch {
  public:
-  AllToAllDispatch(const at::Tensor& x, const Routing& routing, int64_t experts_per_rank, parallel::Communicator& ep)
-      : ep_(ep), experts_per_rank_(experts_per_rank) {
-    const auto ranks = static_cast<size_t>(ep.size());
-    const Departures plan = plan_departures(routing.experts, ep.size(), experts_per_rank);
+  AllToAllDispatch(const Departure& tokens, const Hop& hop) : hop_(hop), choices_(tokens.experts.size(1)) {
+    const auto members = static_cast<size_t>(hop.group.size());
+    const Plan plan = plan_departure(tokens, hop.group.size(), hop.experts_per_member, hop.source);
     map_ = plan.map;
-    at::Tensor sent = at::empty({static_cast<int64_t>(ranks)}, at::kLong), received = at::empty_like(sent);
-    std::copy(plan.counts.begin(), plan.counts.end(), sent.data_ptr<int64_t>());
-    const std::vector<int64_t> ones(ranks, 1);
-    const auto counts = ep.all_to_all(received, sent, ones, ones);
-    const at::Tensor rows = kernels::gather_rows(x, map_), weights = kernels::gather_rows(routing.weights, map_);  // while the counts travel
-    counts->wait();
-    arriving_.assign(received.const_data_ptr<int64_t>(), received.const_data_ptr<int64_t>() + ranks);
     departing_ = plan.counts;
-    int64_t total = 0;
-    for (int64_t count : arriving_) total += count;
-    experts_ = at::empty({total, plan.experts.size(1)}, at::kInt);
-    experts_work_ = ep.all_to_all(experts_, plan.experts, arriving_, departing_);
-    weights_way_.emplace(ep, departing_, arriving_);
+    at::Tensor sent = at::empty({static_cast<int64_t>(members)}, at::kLong), received = at::empty_like(sent);
+    std::copy(departing_.begin(), departing_.end(), sent.data_ptr<int64_t>());
+    const std::vector<int64_t> ones(members, 1);
+    const auto counts = hop.group.all_to_all(received, sent, ones, ones, hop.site + ", counts");
+    const at::Tensor rows = kernels::gather_rows(tokens.x, map_), weights = kernels::gather_rows(tokens.weights, map_);  // while the counts travel
+    counts->wait();
+    arriving_.assign(received.const_data_ptr<int64_t>(), received.const_data_ptr<int64_t>() + members);
+    if (hop.record != nullptr) hop.record->push_back({departing_, arriving_});
+    labels_ = at::empty({std::accumulate(arriving_.begin(), arriving_.end(), int64_t{0}), plan.labels.size(1)}, at::kInt);
+    labels_work_ = hop.group.all_to_all(labels_, plan.labels, arriving_, departing_, hop.site + ", experts");
+    weights_way_.emplace(hop.group, departing_, arriving_, hop.site + ", weights");
     weights_ = weights_way_->start(weights);
-    there_.emplace(ep, departing_, arriving_);
+    there_.emplace(hop.group, departing_, arriving_, hop.site + ", tokens");
     rows_ = there_->start(rows);
   }
 
   Arrived arrive() override {
-    experts_work_->wait();
-    const at::Tensor weights = weights_way_->finish(weights_), rows = there_->finish(rows_);
-    base_ = at::zeros({rows.size(0), rows.size(1)}, rows.options());
-    local_.emplace(rows, weights, experts_, experts_per_rank_);
-    return local_->arrive();
+    labels_work_->wait();
+    Departure here;
+    here.weights = weights_way_->finish(weights_);
+    here.x = there_->finish(rows_);
+    here.experts = labels_.narrow(1, 0, choices_).contiguous();
+    if (labels_.size(1) > choices_) here.sources = labels_.select(1, choices_).contiguous();
+    base_ = at::zeros({here.x.size(0), here.x.size(1)}, here.x.options());
+    inner_ = hop_.inner->dispatch(here);
+    return inner_->arrive();
   }
 
   void send_back(const at::Tensor& outputs) override {
-    local_->send_back(outputs);
-    back_.emplace(ep_, arriving_, departing_);
-    sums_ = back_->start(local_->combine(base_));
+    inner_->send_back(outputs);
+    back_.emplace(hop_.group, arriving_, departing_, hop_.site + ", sums");
+    sums_ = back_->start(inner_->combine(base_));
   }
 
   at::Tensor combine(const at::Tensor& base) override { return kernels::sum_rows(back_->finish(sums_), base, map_); }
 
  private:
-  parallel::Communicator& ep_;
-  int64_t experts_per_rank_;
+  const Hop& hop_;
+  int64_t choices_;
   RowMapPtr map_;
-  std::vector<int64_t> departing_, arriving_;  // rows by rank
-  at::Tensor experts_, weights_, rows_, sums_, base_;
-  parallel::WorkPtr experts_work_;
+  std::vector<int64_t> departing_, arriving_;  // rows by member
+  at::Tensor labels_, weights_, rows_, sums_, base_;
+  parallel::WorkPtr labels_work_;
   std::optional<parallel::RowExchange> weights_way_, there_, back_;
-  std::optional<LocalDispatch> local_;
+  std::unique_ptr<Dispatch> inner_;
 };
 
 class AllToAllDispatcher final : public Dispatcher {
  public:
-  AllToAllDispatcher(int64_t num_experts, parallel::Communicator& ep) : ep_(ep), experts_per_rank_(num_experts / ep.size()) {
-    if (num_experts % ep.size() != 0)
-      throw ConfigError(detail::concat("parallel.ep = ", ep.size(), " must divide the model's ", num_experts, " experts"));
-  }
-  [[nodiscard]] std::unique_ptr<Dispatch> dispatch(const at::Tensor& x, const Routing& routing) const override {
-    return std::make_unique<AllToAllDispatch>(x, routing, experts_per_rank_, ep_);
-  }
-  [[nodiscard]] int64_t first_expert() const override { return ep_.rank() * experts_per_rank_; }
-  [[nodiscard]] int64_t num_local_experts() const override { return experts_per_rank_; }
+  explicit AllToAllDispatcher(Hop hop) : hop_(std::move(hop)) {}
+  [[nodiscard]] std::unique_ptr<Dispatch> dispatch(const Departure& tokens) const override { return std::make_unique<AllToAllDispatch>(tokens, hop_); }
+  [[nodiscard]] int64_t first_expert() const override { return hop_.group.rank() * hop_.experts_per_member + hop_.inner->first_expert(); }
+  [[nodiscard]] int64_t num_local_experts() const override { return hop_.inner->num_local_experts(); }
 
  private:
-  parallel::Communicator& ep_;
-  int64_t experts_per_rank_;
+  Hop hop_;
 };
 
 }  // namespace
 
 std::unique_ptr<Dispatcher> make_local_dispatcher(int64_t num_experts) { return std::make_unique<LocalDispatcher>(num_experts); }
 
-std::unique_ptr<Dispatcher> make_all_to_all_dispatcher(int64_t num_experts, parallel::Communicator& ep) {
-  return std::make_unique<AllToAllDispatcher>(num_experts, ep);
+std::unique_ptr<Dispatcher> make_all_to_all_dispatcher(int64_t num_experts, const parallel::ExpertAxis& axis, std::string site,
+                                                       std::vector<Passage>* record) {
+  const int64_t ranks = axis.ranks->size(), each = num_experts / ranks;
+  if (num_experts % ranks != 0) throw ConfigError(detail::concat("parallel.ep = ", ranks, " must divide the model's ", num_experts, " experts"));
+  const auto hop = [&](parallel::Communicator& group, int64_t experts, std::unique_ptr<Dispatcher> inner, int32_t source, const char* where) {
+    return std::make_unique<AllToAllDispatcher>(Hop{group, experts, std::move(inner), source, site + where, record});
+  };
+  if (!axis.two_hops()) return hop(*axis.ranks, each, make_local_dispatcher(each), -1, "");
+  auto within = hop(*axis.within, each, make_local_dispatcher(each), -1, " inside the node");
+  return hop(*axis.across, each * axis.within->size(), std::move(within), axis.ranks->rank(), " between nodes");
+}
+
+void rehearse(parallel::Communicator& group, const Passage& passage, int64_t choices, int64_t dim, bool two_hops, bool backward) {
+  const auto total = [](const std::vector<int64_t>& rows) { return std::accumulate(rows.begin(), rows.end(), int64_t{0}); };
+  const auto exchange = [&](const std::vector<int64_t>& sent, const std::vector<int64_t>& received, int64_t width, at::ScalarType type) {
+    const auto rows = [&](const std::vector<int64_t>& counts) { return at::empty({total(counts), width}, at::TensorOptions(type).device(at::kMeta)); };
+    group.all_to_all(rows(received), rows(sent), received, sent)->wait();
+  };
+  const auto& [departing, arriving] = passage;
+  if (backward) {
+    exchange(departing, arriving, dim, at::kFloat);      // of the sums
+    exchange(arriving, departing, dim, at::kFloat);      // of the tokens
+    exchange(arriving, departing, choices, at::kFloat);  // of their weights
+    return;
+  }
+  const std::vector<int64_t> ones(departing.size(), 1);
+  exchange(ones, ones, 1, at::kLong);
+  exchange(departing, arriving, choices + (two_hops ? 1 : 0), at::kInt);
+  exchange(departing, arriving, choices, at::kFloat);
+  exchange(departing, arriving, dim, at::kFloat);
+  exchange(arriving, departing, dim, at::kFloat);
 }
 
 }  // namespace tessera::moe

@@ -8,7 +8,8 @@
 //   y = dispatch->combine(base);
 //
 // Rows reach an expert in the order (rank they come from, token). A token travels once to each rank that holds some of its
-// experts, and that rank returns one weighted sum.
+// experts, and that rank returns one weighted sum. Between nodes it travels once to each node: to the rank there that has the
+// sender's place, which hands it on and adds up what comes back.
 //
 // Legend: T tokens, D model dim, K choices a token, N rows, E experts of this rank.
 #pragma once
@@ -16,10 +17,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "moe/router.h"
-#include "parallel/communicator.h"
+#include "parallel/mesh.h"
 
 namespace tessera::moe {
 
@@ -39,11 +41,22 @@ class Dispatch {
   virtual at::Tensor combine(const at::Tensor& base) = 0;
 };
 
+/// Tokens and where they want to go.
+struct Departure {
+  at::Tensor x;        // [T, D]
+  at::Tensor weights;  // [T, K] float32
+  at::Tensor experts;  // [T, K] int32, counted from the dispatcher's first; -1: elsewhere
+  at::Tensor sources;  // [T] int32: the ranks they come from; undefined: all from one
+};
+
 class Dispatcher {
  public:
   virtual ~Dispatcher() = default;
-  /// x: [T, D]. With experts on several ranks collective, also where T is 0.
-  [[nodiscard]] virtual std::unique_ptr<Dispatch> dispatch(const at::Tensor& x, const Routing& routing) const = 0;
+  /// With experts on several ranks collective, also where T is 0.
+  [[nodiscard]] virtual std::unique_ptr<Dispatch> dispatch(const Departure& tokens) const = 0;
+  [[nodiscard]] std::unique_ptr<Dispatch> dispatch(const at::Tensor& x, const Routing& routing) const {
+    return dispatch({x, routing.weights, routing.experts, {}});
+  }
   /// Experts of this rank: [first, first + count).
   [[nodiscard]] virtual int64_t first_expert() const { return 0; }
   [[nodiscard]] virtual int64_t num_local_experts() const = 0;
@@ -52,8 +65,19 @@ class Dispatcher {
 /// All experts on this rank: the reference.
 [[nodiscard]] std::unique_ptr<Dispatcher> make_local_dispatcher(int64_t num_experts);
 
-/// Experts dealt to the ranks of `ep` in equal runs. `ep` must outlive what is dispatched. Throws ConfigError when they
+/// The rows of one exchange of tokens, by rank: what each pass through a layer's dispatcher moves, for records and dry runs.
+struct Passage {
+  std::vector<int64_t> departing, arriving;
+};
+
+/// Experts dealt to the ranks of an axis in equal runs. The axis must outlive what is dispatched. `site` names the layer in
+/// messages; `record`, if given, receives each passage of the forward passes, in order. Throws ConfigError when the experts
 /// cannot be dealt equally.
-[[nodiscard]] std::unique_ptr<Dispatcher> make_all_to_all_dispatcher(int64_t num_experts, parallel::Communicator& ep);
+[[nodiscard]] std::unique_ptr<Dispatcher> make_all_to_all_dispatcher(int64_t num_experts, const parallel::ExpertAxis& axis, std::string site = {},
+                                                                     std::vector<Passage>* record = nullptr);
+
+/// The exchanges that a passage of tokens with `choices` experts and `dim` numbers each makes in a forward pass (and, with
+/// `backward`, in the backward pass behind it), without data: for dry runs. `two_hops`: on an axis of several nodes.
+void rehearse(parallel::Communicator& group, const Passage& passage, int64_t choices, int64_t dim, bool two_hops, bool backward);
 
 }  // namespace tessera::moe

@@ -52,7 +52,7 @@ std::vector<LayerLoad> LoadBalancer::collect(parallel::Communicator& world) cons
     const auto& counts = r.router->statistics().counts;
     std::copy(counts.begin(), counts.end(), count + static_cast<int64_t>(place(r)) * num_experts_);
   }
-  world.all_reduce(all)->wait();
+  world.all_reduce(all, parallel::ReduceOp::kSum, "experts' counts")->wait();
   std::vector<LayerLoad> loads;
   for (size_t i = 0; i < layers_.size(); ++i, count += num_experts_) loads.push_back(LayerLoad{std::vector<int64_t>(count, count + num_experts_)});
   return loads;

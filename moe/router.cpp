@@ -185,7 +185,7 @@ struct RouteFunction : torch::autograd::Function<RouteFunction> {
       d_logits += 2.0 * state->terms.z_weight * at::logsumexp(logits, 1, true) * at::softmax(logits, 1);
     kernels::Parameter& weight = *state->weight;
     if (weight.trainable()) {
-      kernels::gemm(d_logits, Transpose::kYes, x, Transpose::kNo, weight.gradient, 1.0, 1.0);
+      kernels::gemm(d_logits, Transpose::kYes, x, Transpose::kNo, weight.open_gradient(), 1.0, 1.0);
       weight.gradient_added();
     }
     return {kernels::product(d_logits, weight.value.detach()), at::Tensor(), at::Tensor(), at::Tensor()};
@@ -211,6 +211,7 @@ Routing Router::route(const at::Tensor& x, const std::vector<Segment>& segments,
   state->bias = bias_;
   if (terms.statistics) state->terms = terms;
   if (state->terms.balance_weight > 0) state->segments = segments;
+  weight_->await();
   const at::Tensor weights = RouteFunction::apply(x, weight_->value, state, &statistics_);
   if (terms.statistics && !terms.again) {
     const int32_t* chosen = state->experts.const_data_ptr<int32_t>();

@@ -34,6 +34,7 @@ void ParallelConfig::validate(int64_t world_size) const {
   TESSERA_CHECK(world_size >= 1);
   require_divisor("parallel.pp", pp, "the world size", world_size);
   require_divisor("parallel.ep", ep, "dp", world_size / pp);
+  if (ranks_per_node < 0) throw ConfigError(detail::concat("parallel.ranks_per_node = ", ranks_per_node, " must be 0 (ask the hosts) or more"));
   const auto& names = pipeline_schedule_names();
   if (std::find(names.begin(), names.end(), pipeline_schedule) == names.end()) {
     const std::string nearest = nearest_name(pipeline_schedule, names);
@@ -41,10 +42,11 @@ void ParallelConfig::validate(int64_t world_size) const {
                                      nearest.empty() ? "" : "; did you mean " + nearest + "?", "; use ",
                                      join(names)));
   }
-  if (zero != 1) {
-    throw ConfigError(detail::concat("parallel.zero = ", zero,
-                                     " is not supported: optimizer state is sharded (ZeRO-1); use 1"));
-  }
+  if (zero != 1 && zero != 2)
+    throw ConfigError(detail::concat("parallel.zero = ", zero, " is not supported; use 1 (the optimizer's state is sharded) or 2 (gradients too)"));
+  if (zero == 2 && pp > 1 && pipeline_schedule == "dualpipe")
+    throw ConfigError("parallel.zero = 2 reduces gradients after every micro-batch, and the two copies of dualpipe's stages take them in "
+                      "different orders; use 1, or the schedule dualpipe_v");
 }
 
 MeshLayout::MeshLayout(int64_t world_size, const ParallelConfig& config) {
@@ -87,16 +89,44 @@ std::vector<int64_t> MeshLayout::group(std::string_view axis, int64_t rank) cons
 
 Mesh::Mesh(Communicator& world, const ParallelConfig& config)
     : world_(world), layout_(world.size(), config) {
-  const int rank = world.rank();
   for (const std::string& name : MeshLayout::axes()) {
     if (layout_.size(name) == 1) {
       communicators_.emplace(name, make_self_communicator(name));
       continue;
     }
-    const int color = static_cast<int>(layout_.group(name, rank).front());
-    communicators_.emplace(name, world.split(color, rank, name));
+    std::vector<int> colors;
+    for (int rank = 0; rank < world.size(); ++rank) colors.push_back(static_cast<int>(layout_.group(name, rank).front()));
+    communicators_.emplace(name, world.split(colors, name));
   }
+  if (layout_.size("ep") > 1) find_nodes(config.ranks_per_node);
 }
+
+// Two hops need nodes of equal size, more than one of them and more than one rank on each, as ranks are numbered.
+void Mesh::find_nodes(int64_t ranks_per_node) {
+  std::vector<int> nodes = world_.nodes();
+  for (size_t rank = 0; ranks_per_node > 0 && rank < nodes.size(); ++rank) nodes[rank] = static_cast<int>(static_cast<int64_t>(rank) / ranks_per_node);
+  const int64_t ep = layout_.size("ep");
+  int64_t width = 0;  // ranks of an expert group on each node, the same everywhere
+  for (int64_t first = 0; first < layout_.world_size(); first += ep) {
+    const auto begin = nodes.begin() + first, end = begin + ep;
+    const int64_t here = std::count(begin, end, *begin);
+    if (width == 0) width = here;
+    if (here != width || here == 1 || here == ep || ep % here != 0) return;
+    for (int64_t i = 0; i < ep; ++i)
+      if (begin[i] != begin[i / here * here] || (i >= here && begin[i] == begin[i - here])) return;
+  }
+  std::vector<int> across, within;
+  for (int rank = 0; rank < world_.size(); ++rank) {
+    const auto place = static_cast<int>(rank % ep);
+    const auto group = static_cast<int>(rank / ep * ep);
+    across.push_back(group + place % static_cast<int>(width));
+    within.push_back(group + place / static_cast<int>(width));
+  }
+  across_nodes_ = world_.split(across, "ep across nodes");
+  within_node_ = world_.split(within, "ep within node");
+}
+
+ExpertAxis Mesh::experts() const { return {&axis("ep"), across_nodes_.get(), within_node_.get()}; }
 
 Communicator& Mesh::axis(std::string_view name) const {
   const auto found = communicators_.find(name);

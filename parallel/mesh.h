@@ -23,6 +23,7 @@ struct ParallelConfig {
   std::string pipeline_schedule = "1f1b";
   int64_t stages_per_rank = 2;  // of the interleaved schedule; the V-shaped ones have two, the others one
   int64_t zero = 1;
+  int64_t ranks_per_node = 0;  // neighbours in rank that share a fast network; 0: those of one host
 
   /// Throws ConfigError naming the key and what to set, for instance
   /// "parallel.ep = 3 must divide dp = 4; use 1, 2, 4".
@@ -51,6 +52,16 @@ class MeshLayout final {
   int64_t pp_, dp_, ep_;
 };
 
+/// The ranks that share out the experts of a layer. Where they fill several nodes evenly, the two hops of a token: first to
+/// the ranks that have this rank's place on each node, then to those of this rank's node.
+struct ExpertAxis {
+  Communicator* ranks = nullptr;
+  Communicator *across = nullptr, *within = nullptr;  // null: one hop
+
+  [[nodiscard]] bool shared_out() const { return ranks != nullptr && ranks->size() > 1; }
+  [[nodiscard]] bool two_hops() const { return across != nullptr; }
+};
+
 /// The layout with one communicator for each axis. Collective over `world`, which must outlive the mesh.
 class Mesh final {
  public:
@@ -64,13 +75,18 @@ class Mesh final {
   [[nodiscard]] int64_t coordinate(std::string_view axis) const {
     return layout_.coordinate(axis, world_.rank());
   }
+  /// The axis "ep", with its nodes.
+  [[nodiscard]] ExpertAxis experts() const;
   /// "pp 2 x dp 4 (ep 2 x edp 2)".
   [[nodiscard]] std::string describe() const;
 
  private:
+  void find_nodes(int64_t ranks_per_node);
+
   Communicator& world_;
   MeshLayout layout_;
   std::map<std::string, std::unique_ptr<Communicator>, std::less<>> communicators_;
+  std::unique_ptr<Communicator> across_nodes_, within_node_;
 };
 
 }  // namespace tessera::parallel

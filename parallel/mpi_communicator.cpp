@@ -15,8 +15,6 @@
 namespace tessera::parallel {
 namespace {
 
-constexpr int kMaxUserTag = 1 << 20;
-constexpr int kAllToAllTag = kMaxUserTag + 1;
 
 MPI_Datatype reduce_type(at::ScalarType type) {
   switch (type) {
@@ -43,9 +41,7 @@ MPI_Datatype move_type(const at::Tensor& tensor) {
   return MPI_DATATYPE_NULL;
 }
 
-void check_tensor(const at::Tensor& tensor) {
-  TESSERA_CHECK(tensor.is_contiguous() && tensor.device().is_cpu(), "a contiguous CPU tensor is needed");
-}
+void check_device(const at::Tensor& tensor) { TESSERA_CHECK(tensor.device().is_cpu(), "MPI moves CPU tensors"); }
 
 /// An operation's data cut into pieces that one MPI call may move.
 struct Chunks {
@@ -73,6 +69,7 @@ class MpiWork final : public Work {
       : engine_(std::move(engine)), channel_(std::move(channel)), operation_(std::move(operation)) {}
   void wait() override { engine_->wait(*channel_, *operation_); }
   bool done() override { return engine_->done(*operation_); }
+  Clock::time_point finished() override { return engine_->finished(*operation_); }
 
  private:
   std::shared_ptr<MpiEngine> engine_;
@@ -82,31 +79,38 @@ class MpiWork final : public Work {
 
 class MpiCommunicator final : public Communicator {
  public:
-  MpiCommunicator(std::shared_ptr<MpiEngine> engine, std::shared_ptr<Channel> channel)
-      : engine_(std::move(engine)), channel_(std::move(channel)) {}
+  MpiCommunicator(std::shared_ptr<MpiEngine> engine, std::shared_ptr<Channel> channel, std::shared_ptr<TrafficLedger> ledger = nullptr)
+      : Communicator(channel->axis, std::move(ledger)), engine_(std::move(engine)), channel_(std::move(channel)) {}
   // The MPI communicator is left to MPI_Finalize: freeing it is collective, and peers may be gone.
 
   int rank() const override { return channel_->rank; }
   int size() const override { return static_cast<int>(channel_->world_ranks.size()); }
-  const std::string& axis() const override { return channel_->axis; }
-
-  WorkPtr all_reduce(at::Tensor tensor, ReduceOp op) override;
-  WorkPtr all_gather(at::Tensor output, at::Tensor input) override;
-  WorkPtr reduce_scatter(at::Tensor output, at::Tensor input, ReduceOp op) override;
-  WorkPtr all_to_all(at::Tensor output, at::Tensor input, std::vector<int64_t> output_splits,
-                     std::vector<int64_t> input_splits) override;
-  WorkPtr broadcast(at::Tensor tensor, int root) override;
-  WorkPtr exchange(std::vector<Message> sends, std::vector<Message> receives) override;
-  void barrier() override;
-  std::unique_ptr<Communicator> split(int color, int key, std::string axis) override;
+  std::vector<int> nodes() const override {
+    std::vector<int> nodes;
+    for (const int rank : channel_->world_ranks) nodes.push_back(engine_->nodes()[static_cast<size_t>(rank)]);
+    return nodes;
+  }
   std::unique_ptr<LongPhase> announce(std::string what) override {
     return std::make_unique<MpiLongPhase>(engine_, std::move(what));
   }
 
  private:
-  std::shared_ptr<Operation> make(std::string name, int64_t bytes, std::vector<at::Tensor> tensors) const {
+  WorkPtr start_all_reduce(at::Tensor tensor, ReduceOp op, std::string site) override;
+  WorkPtr start_all_gather(at::Tensor output, at::Tensor input, std::string site) override;
+  WorkPtr start_reduce_scatter(at::Tensor output, at::Tensor input, ReduceOp op, std::string site) override;
+  WorkPtr start_all_to_all(at::Tensor output, at::Tensor input, std::vector<int64_t> output_splits, std::vector<int64_t> input_splits,
+                           std::string site) override;
+  WorkPtr start_broadcast(at::Tensor tensor, int root, std::string site) override;
+  WorkPtr start_exchange(std::vector<Message> sends, std::vector<Message> receives, std::string site) override;
+  WorkPtr start_barrier(std::string site) override;
+  std::unique_ptr<Communicator> make_group(const std::vector<int>& colors, std::string axis, std::shared_ptr<TrafficLedger> ledger) override;
+
+  static constexpr int kAllToAllTag = kMaxTag + 1;
+
+  std::shared_ptr<Operation> make(std::string name, int64_t bytes, std::vector<at::Tensor> tensors, std::string site) const {
     auto operation = std::make_shared<Operation>();
     operation->name = std::move(name);
+    operation->site = std::move(site);
     operation->bytes = bytes;
     operation->tensors = std::move(tensors);
     return operation;
@@ -146,9 +150,9 @@ class MpiCommunicator final : public Communicator {
   std::shared_ptr<Channel> channel_;
 };
 
-WorkPtr MpiCommunicator::all_reduce(at::Tensor tensor, ReduceOp op) {
-  check_tensor(tensor);
-  const auto operation = make("all_reduce", static_cast<int64_t>(tensor.nbytes()), {tensor});
+WorkPtr MpiCommunicator::start_all_reduce(at::Tensor tensor, ReduceOp op, std::string site) {
+  check_device(tensor);
+  const auto operation = make("all_reduce", static_cast<int64_t>(tensor.nbytes()), {tensor}, std::move(site));
   if (channel_->shared) {
     return submit_shared(operation, [&](SharedOperation& shared) { shared.all_reduce(tensor, op); });
   }
@@ -163,11 +167,10 @@ WorkPtr MpiCommunicator::all_reduce(at::Tensor tensor, ReduceOp op) {
 }
 
 // Whole, or, above the limit of one call, as broadcasts of pieces from every rank in turn.
-WorkPtr MpiCommunicator::all_gather(at::Tensor output, at::Tensor input) {
-  check_tensor(output);
-  check_tensor(input);
-  TESSERA_CHECK(output.numel() == input.numel() * size() && output.scalar_type() == input.scalar_type());
-  const auto operation = make("all_gather", static_cast<int64_t>(output.nbytes()), {output, input});
+WorkPtr MpiCommunicator::start_all_gather(at::Tensor output, at::Tensor input, std::string site) {
+  check_device(output);
+  check_device(input);
+  const auto operation = make("all_gather", static_cast<int64_t>(output.nbytes()), {output, input}, std::move(site));
   if (channel_->shared) {
     return submit_shared(operation, [&](SharedOperation& shared) { shared.all_gather(output, input); });
   }
@@ -198,10 +201,9 @@ WorkPtr MpiCommunicator::all_gather(at::Tensor output, at::Tensor input) {
 
 // Whole through a staging tensor when output is a slice of input (MPI forbids the overlap), or, above the limit of one
 // call, as reductions of pieces to every rank in turn.
-WorkPtr MpiCommunicator::reduce_scatter(at::Tensor output, at::Tensor input, ReduceOp op) {
-  check_tensor(output);
-  check_tensor(input);
-  TESSERA_CHECK(input.numel() == output.numel() * size() && output.scalar_type() == input.scalar_type());
+WorkPtr MpiCommunicator::start_reduce_scatter(at::Tensor output, at::Tensor input, ReduceOp op, std::string site) {
+  check_device(output);
+  check_device(input);
   const int64_t count = output.numel();
   const auto* in = static_cast<const char*>(input.data_ptr());
   const auto* out = static_cast<const char*>(output.data_ptr());
@@ -209,11 +211,11 @@ WorkPtr MpiCommunicator::reduce_scatter(at::Tensor output, at::Tensor input, Red
   TESSERA_CHECK(!overlaps || out == in + rank() * static_cast<int64_t>(output.nbytes()),
                 "output may only be this rank's slice of input");
   if (channel_->shared) {
-    return submit_shared(make("reduce_scatter", static_cast<int64_t>(input.nbytes()), {output, input}),
+    return submit_shared(make("reduce_scatter", static_cast<int64_t>(input.nbytes()), {output, input}, std::move(site)),
                          [&](SharedOperation& shared) { shared.reduce_scatter(output, input, op); });
   }
   at::Tensor target = overlaps ? at::empty_like(output) : output;
-  const auto operation = make("reduce_scatter", static_cast<int64_t>(input.nbytes()), {output, input, target});
+  const auto operation = make("reduce_scatter", static_cast<int64_t>(input.nbytes()), {output, input, target}, std::move(site));
   if (overlaps) {
     operation->finish = [output, target] {
       std::memcpy(output.data_ptr(), target.data_ptr(), output.nbytes());
@@ -268,18 +270,11 @@ WorkPtr MpiCommunicator::submit(const std::shared_ptr<Operation>& operation, std
   return submit(operation);
 }
 
-WorkPtr MpiCommunicator::all_to_all(at::Tensor output, at::Tensor input, std::vector<int64_t> output_splits,
-                                    std::vector<int64_t> input_splits) {
-  check_tensor(output);
-  check_tensor(input);
+WorkPtr MpiCommunicator::start_all_to_all(at::Tensor output, at::Tensor input, std::vector<int64_t> output_splits,
+                                          std::vector<int64_t> input_splits, std::string site) {
+  check_device(output);
+  check_device(input);
   const auto ranks = static_cast<size_t>(size());
-  TESSERA_CHECK(output_splits.size() == ranks && input_splits.size() == ranks, "one split a rank is needed");
-  TESSERA_CHECK(std::accumulate(input_splits.begin(), input_splits.end(), int64_t{0}) == input.size(0) &&
-                    std::accumulate(output_splits.begin(), output_splits.end(), int64_t{0}) == output.size(0),
-                "the splits do not add up to the rows");
-  TESSERA_CHECK(output.scalar_type() == input.scalar_type() && output.dim() == input.dim() &&
-                output.sizes().slice(1) == input.sizes().slice(1));
-  TESSERA_CHECK(input_splits[static_cast<size_t>(rank())] == output_splits[static_cast<size_t>(rank())]);
   const int64_t row = std::accumulate(input.sizes().begin() + 1, input.sizes().end(), int64_t{1},
                                       std::multiplies<>());
   std::vector<Transfer> transfers;
@@ -299,13 +294,12 @@ WorkPtr MpiCommunicator::all_to_all(at::Tensor output, at::Tensor input, std::ve
     out += received;
   }
   // Bytes differ by rank here; 0 keeps them out of the comparison with the peers'.
-  return submit(make("all_to_all", 0, {output, input}), std::move(transfers));
+  return submit(make("all_to_all", 0, {output, input}, std::move(site)), std::move(transfers));
 }
 
-WorkPtr MpiCommunicator::broadcast(at::Tensor tensor, int root) {
-  check_tensor(tensor);
-  TESSERA_CHECK(root >= 0 && root < size());
-  const auto operation = make("broadcast", static_cast<int64_t>(tensor.nbytes()), {tensor});
+WorkPtr MpiCommunicator::start_broadcast(at::Tensor tensor, int root, std::string site) {
+  check_device(tensor);
+  const auto operation = make("broadcast", static_cast<int64_t>(tensor.nbytes()), {tensor}, std::move(site));
   if (channel_->shared) {
     return submit_shared(operation, [&](SharedOperation& shared) { shared.broadcast(tensor, root); });
   }
@@ -318,46 +312,46 @@ WorkPtr MpiCommunicator::broadcast(at::Tensor tensor, int root) {
   return submit(operation);
 }
 
-WorkPtr MpiCommunicator::exchange(std::vector<Message> sends, std::vector<Message> receives) {
+WorkPtr MpiCommunicator::start_exchange(std::vector<Message> sends, std::vector<Message> receives, std::string site) {
   std::vector<Transfer> transfers;
   std::vector<at::Tensor> tensors;
   int64_t bytes = 0;
   const auto add = [&](const Message& message, bool send) {
-    check_tensor(message.tensor);
-    TESSERA_CHECK(message.peer >= 0 && message.peer < size() && message.tag >= 0 && message.tag < kMaxUserTag);
+    check_device(message.tensor);
     add_transfers(transfers, message.tensor, 0, message.tensor.numel(), message.peer, message.tag, send);
     tensors.push_back(message.tensor);
     bytes += static_cast<int64_t>(message.tensor.nbytes());
   };
   for (const Message& message : receives) add(message, false);
   for (const Message& message : sends) add(message, true);
-  const auto operation = make("exchange", bytes, std::move(tensors));
+  const auto operation = make("exchange", bytes, std::move(tensors), std::move(site));
   operation->collective = false;
   return submit(operation, std::move(transfers));
 }
 
-void MpiCommunicator::barrier() {
-  const auto operation = make("barrier", 0, {});
+WorkPtr MpiCommunicator::start_barrier(std::string site) {
+  const auto operation = make("barrier", 0, {}, std::move(site));
   if (channel_->shared) {
-    return submit_shared(operation, [](SharedOperation& shared) { shared.barrier(); })->wait();
+    return submit_shared(operation, [](SharedOperation& shared) { shared.barrier(); });
   }
   operation->num_parts = 1;
   operation->issue = [comm = channel_->comm](int64_t, MPI_Request* request) { return MPI_Ibarrier(comm, request); };
-  submit(operation)->wait();
+  return submit(operation);
 }
 
-std::unique_ptr<Communicator> MpiCommunicator::split(int color, int key, std::string axis) {
+std::unique_ptr<Communicator> MpiCommunicator::make_group(const std::vector<int>& colors, std::string axis, std::shared_ptr<TrafficLedger> ledger) {
+  const int color = colors[static_cast<size_t>(rank())];
   TESSERA_CHECK(color >= 0);
-  barrier();  // MPI_Comm_split has no deadline: see first that all are there
+  barrier("making " + axis);  // MPI_Comm_split has no deadline: see first that all are there
   MPI_Comm comm = MPI_COMM_NULL;
-  MPI_Comm_split(channel_->comm, color, key, &comm);
+  MPI_Comm_split(channel_->comm, color, rank(), &comm);
   // The same on all members, different for other groups: a hash of parent, split and color.
   uint64_t id = channel_->id * 0x9e3779b97f4a7c15ull + static_cast<uint64_t>(++channel_->num_splits);
   id = (id ^ (id >> 29)) * 0xbf58476d1ce4e5b9ull + static_cast<uint64_t>(color);
   id ^= id >> 32;
   auto channel = engine_->add_channel(comm, id, std::move(axis));
   MPI_Comm_free(&comm);
-  return std::make_unique<MpiCommunicator>(engine_, std::move(channel));
+  return std::make_unique<MpiCommunicator>(engine_, std::move(channel), std::move(ledger));
 }
 
 }  // namespace

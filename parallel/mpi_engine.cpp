@@ -36,8 +36,10 @@ void copy_text(char (&to)[N], const std::string& text) {
   to[size] = '\0';
 }
 
-std::string describe(const std::string& axis, const std::string& name, int64_t sequence) {
-  return axis + " " + name + " #" + std::to_string(sequence);
+std::string describe(const std::string& name, const std::string& site) { return site.empty() ? name : name + " at " + site; }
+
+std::string describe(const std::string& axis, const Operation& operation) {
+  return detail::concat(axis, ' ', operation.name, " #", operation.sequence, operation.site.empty() ? "" : " at ", operation.site);
 }
 
 std::string mpi_error_text(int code) {
@@ -82,6 +84,22 @@ void min_bfloat16(void* in, void* inout, int* length, MPI_Datatype*) {
   reduce_bfloat16(in, inout, length, [](float a, float b) { return a < b || a != a ? a : b; });
 }
 
+/// Ranks that can share memory are on one node.
+std::vector<int> find_nodes(MPI_Comm world, int rank, int size) {
+  MPI_Comm node = MPI_COMM_NULL;
+  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node);
+  int first = rank;
+  MPI_Bcast(&first, 1, MPI_INT, 0, node);
+  MPI_Comm_free(&node);
+  std::vector<int> firsts(static_cast<size_t>(size));
+  MPI_Allgather(&first, 1, MPI_INT, firsts.data(), 1, MPI_INT, world);
+  std::map<int, int> numbers;
+  for (const int f : firsts) numbers.emplace(f, static_cast<int>(numbers.size()));
+  std::vector<int> nodes;
+  for (const int f : firsts) nodes.push_back(numbers.at(f));
+  return nodes;
+}
+
 }  // namespace
 
 // A question (where are you on this channel?) or its answer.
@@ -93,7 +111,7 @@ struct MpiEngine::SideMessage {
   // The answer: what was the rank's last operation, and what was its operation number `sequence`.
   int32_t knows_channel = 0;
   int64_t last_sequence = 0;
-  char last_name[32] = {};
+  char last_operation[80] = {};  // with its site
   char name_at_sequence[32] = {};
   int64_t bytes_at_sequence = 0;
   // Why the rank may be late.
@@ -102,7 +120,7 @@ struct MpiEngine::SideMessage {
   int32_t excuse_hops = 0;
   int32_t waits = 0, overdue = 0;
   double wait_left_seconds = 0;
-  char waits_for[96] = {};
+  char waits_for[128] = {};
 };
 
 struct MpiEngine::Inquiry {
@@ -144,6 +162,7 @@ MpiEngine::MpiEngine(const MpiOptions& options) : options_(options) {
   MPI_Op_create(sum_bfloat16, 1, &bfloat16_ops_[static_cast<size_t>(ReduceOp::kSum)]);
   MPI_Op_create(max_bfloat16, 1, &bfloat16_ops_[static_cast<size_t>(ReduceOp::kMax)]);
   MPI_Op_create(min_bfloat16, 1, &bfloat16_ops_[static_cast<size_t>(ReduceOp::kMin)]);
+  nodes_ = find_nodes(world_, rank_, size_);
   end_channel_ = add_channel(world_, kEndChannel, "world");
   incoming_ = std::make_unique<SideMessage>();
   thread_ = std::thread([this] { run(); });
@@ -180,11 +199,11 @@ std::shared_ptr<Channel> MpiEngine::add_channel(MPI_Comm comm, uint64_t id, std:
 void MpiEngine::submit(Channel& channel, const std::shared_ptr<Operation>& operation) {
   {
     std::lock_guard lock(mutex_);
-    operation->sequence = ++channel.sequence[operation->collective ? 0 : 1];
-    if (operation->collective) {
-      channel.history[static_cast<size_t>(operation->sequence) % channel.history.size()] = {
-          operation->sequence, operation->name, operation->bytes};
-    }
+    const size_t kind = operation->collective ? 0 : 1;
+    operation->sequence = ++channel.sequence[kind];
+    auto& history = channel.history[kind];
+    history[static_cast<size_t>(operation->sequence) % history.size()] = {operation->sequence, operation->name, operation->site,
+                                                                          operation->bytes};
     if (failed_) {
       operation->done = true;
       operation->error = "an earlier operation failed";
@@ -198,6 +217,11 @@ void MpiEngine::submit(Channel& channel, const std::shared_ptr<Operation>& opera
 bool MpiEngine::done(Operation& operation) {
   std::lock_guard lock(mutex_);
   return operation.done;
+}
+
+Clock::time_point MpiEngine::finished(Operation& operation) {
+  std::lock_guard lock(mutex_);
+  return operation.finished;
 }
 
 void MpiEngine::wait(Channel& channel, Operation& operation) {
@@ -226,7 +250,7 @@ void MpiEngine::wait(Channel& channel, Operation& operation) {
   }
   if (operation.error.empty()) return;
   failed_ = true;
-  throw CommError(detail::concat(describe(channel.axis, operation.name, operation.sequence), " (",
+  throw CommError(detail::concat(describe(channel.axis, operation), " (",
                                  format_bytes(operation.bytes), ") ", operation.error));
 }
 
@@ -409,6 +433,7 @@ void MpiEngine::complete(Operation& operation, const std::string& error) {
     std::lock_guard lock(mutex_);
     if (!operation.done) operation.error = error;
     operation.done = true;
+    operation.finished = Clock::now();
   }
   work_done_.notify_all();
 }
@@ -496,11 +521,13 @@ void MpiEngine::answer(const SideMessage& question, int to) {
     if (const auto found = channels_.find(question.channel); found != channels_.end()) {
       const Channel& channel = *found->second;
       message.knows_channel = 1;
-      message.last_sequence = channel.sequence[question.collective != 0 ? 0 : 1];
+      const size_t kind = question.collective != 0 ? 0 : 1;
+      message.last_sequence = channel.sequence[kind];
       const auto record = [&](int64_t sequence) {
-        return channel.history[static_cast<size_t>(sequence) % channel.history.size()];
+        return channel.history[kind][static_cast<size_t>(sequence) % channel.history[kind].size()];
       };
-      copy_text(message.last_name, record(channel.sequence[0]).name);
+      const Channel::Record last = record(message.last_sequence);
+      copy_text(message.last_operation, describe(last.name, last.site));
       if (const auto same = record(question.sequence); question.collective != 0 && same.sequence == question.sequence) {
         copy_text(message.name_at_sequence, same.name);
         message.bytes_at_sequence = same.bytes;
@@ -514,7 +541,7 @@ void MpiEngine::answer(const SideMessage& question, int to) {
       message.overdue = waiting.overdue;
       message.wait_left_seconds = seconds_between(now, waiting.deadline);
       copy_text(message.waits_for,
-                describe(waiting.channel->axis, waiting.operation->name, waiting.operation->sequence));
+                describe(waiting.channel->axis, *waiting.operation));
       if (waiting.excuse_hops > 0 && message.wait_left_seconds > 0) {
         message.excuse_hops = waiting.excuse_hops;
         copy_text(message.phase, waiting.excuse);
@@ -555,7 +582,7 @@ MpiEngine::Verdict MpiEngine::judge(const Channel& channel, const Operation& ope
     if (peer.knows_channel == 0) {
       state += "it has not made this communicator yet";
     } else {
-      state += detail::concat("it is at #", peer.last_sequence, peer.last_name[0] != '\0' ? " " : "", peer.last_name);
+      state += detail::concat("it is at #", peer.last_sequence, peer.last_operation[0] != '\0' ? " " : "", peer.last_operation);
     }
     if (peer.waits != 0) state += detail::concat(", waiting for ", peer.waits_for);
     missing.push_back(state + ")");

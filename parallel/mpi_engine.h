@@ -30,7 +30,7 @@ using Clock = std::chrono::steady_clock;
 struct Operation {
   enum class Progress { kNone, kSome, kComplete };
 
-  std::string name;
+  std::string name, site;
   bool collective = true;  // false: concerns the peers in `part_peers` only, and starts at once
   int64_t sequence = 0;    // counted per communicator, collectives and exchanges apart
   int64_t bytes = 0;
@@ -50,6 +50,7 @@ struct Operation {
 
   // Guarded by the engine's mutex.
   bool done = false;
+  Clock::time_point finished{};
   std::string error;
 };
 
@@ -67,12 +68,12 @@ struct Channel {
 
   struct Record {
     int64_t sequence = 0;
-    std::string name;
+    std::string name, site;
     int64_t bytes = 0;
   };
   // Guarded by the engine's mutex.
   std::array<int64_t, 2> sequence{};  // collectives and exchanges submitted
-  std::array<Record, 64> history;     // of collectives, by sequence number
+  std::array<std::array<Record, 64>, 2> history;  // of collectives and exchanges, by sequence number
   std::deque<std::shared_ptr<Operation>> collectives;  // in order; owned by the progress thread
 };
 
@@ -86,6 +87,7 @@ class MpiEngine final {
   void submit(Channel& channel, const std::shared_ptr<Operation>& operation);
   void wait(Channel& channel, Operation& operation);
   [[nodiscard]] bool done(Operation& operation);
+  [[nodiscard]] Clock::time_point finished(Operation& operation);
 
   /// Waits until every rank has come here; ends the job if one no longer answers.
   void wait_for_all_to_end();
@@ -102,6 +104,8 @@ class MpiEngine final {
   [[nodiscard]] MPI_Comm world() const { return world_; }
   [[nodiscard]] int rank() const { return rank_; }
   [[nodiscard]] int size() const { return size_; }
+  /// The node of each rank of the world, numbered from 0.
+  [[nodiscard]] const std::vector<int>& nodes() const { return nodes_; }
   /// The MPI reduction for bfloat16 values held as MPI_UINT16_T.
   [[nodiscard]] MPI_Op bfloat16_op(ReduceOp op) const { return bfloat16_ops_[static_cast<size_t>(op)]; }
 
@@ -133,6 +137,7 @@ class MpiEngine final {
   MPI_Comm world_ = MPI_COMM_NULL;  // a duplicate of MPI_COMM_WORLD
   MPI_Comm side_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 1;
+  std::vector<int> nodes_;
   std::array<MPI_Op, 3> bfloat16_ops_{};
   std::shared_ptr<Channel> end_channel_;
 

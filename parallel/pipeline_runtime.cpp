@@ -2,7 +2,6 @@
 
 #include <ATen/ops/empty.h>
 
-#include <chrono>
 #include <deque>
 #include <map>
 #include <tuple>
@@ -36,14 +35,13 @@ class Run {
     }
   }
 
-  double go() {
+  void go() {
     for (size_t i = 0; i < actions_.size(); ++i) {
       for (; posted_ < actions_.size() && posted_ <= i + kReceivesAhead; ++posted_) post_receive(actions_[posted_]);
       act(actions_[i]);
       while (!sends_.empty() && sends_.front()->done()) pop_send();
     }
     while (!sends_.empty()) pop_send();
-    return waited_;
   }
 
  private:
@@ -54,6 +52,9 @@ class Run {
   [[nodiscard]] int holder(int32_t stage, int32_t microbatch) const { return schedule_.placement.rank(stage, microbatch); }
   [[nodiscard]] int tag(const Transfer& t) const {
     return static_cast<int>(((int64_t{t.microbatch} * schedule_.num_stages + t.stage) * 2 + (t.forward ? 0 : 1)) % kTags);
+  }
+  [[nodiscard]] static std::string site(const Transfer& t) {
+    return detail::concat(t.forward ? "forward" : "backward", " of stage ", t.forward ? t.stage : t.stage - 1, ", micro-batch ", t.microbatch);
   }
   [[nodiscard]] static int64_t elements(const std::vector<int64_t>& shape) {
     int64_t count = 1;
@@ -73,7 +74,7 @@ class Run {
     if (from == pp_.rank()) return;
     const auto shape = work_.boundary_shape(action.microbatch);
     Pending pending{at::empty(shape, at::kFloat), nullptr};
-    if (elements(shape) > 0) pending.work = pp_.exchange({}, {{pending.tensor, from, tag(transfer)}});
+    if (elements(shape) > 0) pending.work = pp_.exchange({}, {{pending.tensor, from, tag(transfer)}}, site(transfer));
     pending_.emplace(transfer, std::move(pending));
   }
 
@@ -82,7 +83,7 @@ class Run {
     TESSERA_CHECK(found != pending_.end(), "nothing arrives for stage ", transfer.stage, ", micro-batch ", transfer.microbatch);
     Pending pending = std::move(found->second);
     pending_.erase(found);
-    if (pending.work) wait(*pending.work);
+    if (pending.work) pending.work->wait();
     return pending.tensor;
   }
 
@@ -90,7 +91,7 @@ class Run {
     if (to == pp_.rank()) {
       pending_.emplace(transfer, Pending{tensor, nullptr});
     } else if (tensor.numel() > 0) {
-      sends_.push_back(pp_.exchange({{tensor.contiguous(), to, tag(transfer)}}, {}));
+      sends_.push_back(pp_.exchange({{tensor.contiguous(), to, tag(transfer)}}, {}, site(transfer)));
     }
   }
 
@@ -106,13 +107,8 @@ class Run {
     if (a.stage > 0) hand_on({false, a.stage, a.microbatch}, holder(a.stage - 1, a.microbatch), gradient);
   }
 
-  void wait(Work& work) {
-    const auto start = std::chrono::steady_clock::now();
-    work.wait();
-    waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
   void pop_send() {
-    wait(*sends_.front());
+    sends_.front()->wait();
     sends_.pop_front();
   }
 
@@ -128,14 +124,13 @@ class Run {
   size_t posted_ = 0;
   std::map<Transfer, Pending> pending_;
   std::deque<WorkPtr> sends_;
-  double waited_ = 0;
 };
 
 }  // namespace
 
 void PipelineRuntime::run(const PipelineSchedule& schedule, StageWork& work) {
   TESSERA_CHECK(schedule.num_ranks == pp_.size(), "a schedule of ", schedule.num_ranks, " ranks on ", pp_.size());
-  waited_seconds_ += Run(pp_, schedule, work).go();
+  Run(pp_, schedule, work).go();
 }
 
 }  // namespace tessera::parallel

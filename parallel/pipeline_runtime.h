@@ -35,12 +35,8 @@ class PipelineRuntime final {
   /// The schedule must pass check(). Collective over the axis.
   void run(const PipelineSchedule& schedule, StageWork& work);
 
-  /// Seconds that run() has waited for peers.
-  [[nodiscard]] double waited_seconds() const { return waited_seconds_; }
-
  private:
   Communicator& pp_;
-  double waited_seconds_ = 0;
 };
 
 }  // namespace tessera::parallel

@@ -31,21 +31,25 @@ ReplicaGroups::ReplicaGroups(const Mesh& mesh, const Placement& placement)
     together = holders;
   }
   TESSERA_CHECK(!together.empty(), "pipeline rank ", here, " holds no stage");
-  const auto split = [&](int color, const char* axis) {
-    owned_.push_back(mesh.world().split(color, mesh.world().rank(), axis));
+  const auto split = [&](const auto& color_of, const char* axis) {
+    std::vector<int> colors;
+    for (int64_t rank = 0; rank < mesh.layout().world_size(); ++rank)
+      colors.push_back(color_of(static_cast<int32_t>(mesh.layout().coordinate("pp", rank)), static_cast<int>(mesh.layout().coordinate("ep", rank))));
+    owned_.push_back(mesh.world().split(colors, axis));
     return owned_.back().get();
   };
   const bool copies = placement.routes.size() > 1;  // the same on every rank, and so are the splits
   if (copies) {
-    const int first = *together.begin(), ep = static_cast<int>(mesh.size("ep"));
-    stage_ = split(first, "replicas");
-    experts_ = split(first * ep + static_cast<int>(mesh.coordinate("ep")), "expert replicas");
+    const int ep = static_cast<int>(mesh.size("ep"));
+    const auto first_holder = [&](int32_t pp) { return *holders_of(placement, static_cast<size_t>(placement.stages_of(pp).front())).begin(); };
+    stage_ = split([&](int32_t pp, int) { return first_holder(pp); }, "replicas");
+    experts_ = split([&](int32_t pp, int ep_rank) { return first_holder(pp) * ep + ep_rank; }, "expert replicas");
     ends_ = stage_;
   }
   const Holders head = holders_of(placement, 0), tail = holders_of(placement, stages - 1);
   if (head != tail) {
-    const bool at_end = head.count(here) > 0 || tail.count(here) > 0;
-    ends_ = split(at_end ? 0 : 1 + here, "pipeline ends");
+    const auto color = [&](int32_t pp, int) { return head.count(pp) > 0 || tail.count(pp) > 0 ? 0 : 1 + pp; };
+    ends_ = split(color, "pipeline ends");
   }
 }
 

@@ -16,6 +16,7 @@ using torch::autograd::variable_list;
 struct RowTransfer {
   Communicator* group = nullptr;
   std::vector<int64_t> send_rows, receive_rows;
+  std::string site;
   WorkPtr forward, backward;
   at::Tensor d_rows;  // on its way between the two halves of the backward pass
 };
@@ -43,7 +44,7 @@ int64_t total(const std::vector<int64_t>& rows) { return std::accumulate(rows.be
 struct StartFunction : torch::autograd::Function<StartFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& rows, const TransferPtr& transfer) {
     at::Tensor received = at::empty({total(transfer->receive_rows), rows.size(1)}, rows.options());
-    transfer->forward = transfer->group->all_to_all(received, rows, transfer->receive_rows, transfer->send_rows);
+    transfer->forward = transfer->group->all_to_all(received, rows, transfer->receive_rows, transfer->send_rows, transfer->site);
     hold(ctx, transfer);
     return received;
   }
@@ -68,18 +69,20 @@ struct FinishFunction : torch::autograd::Function<FinishFunction> {
     const TransferPtr transfer = held(ctx);
     const at::Tensor d_received = gradients[0].contiguous();
     transfer->d_rows = at::empty({total(transfer->send_rows), d_received.size(1)}, d_received.options());
-    transfer->backward = transfer->group->all_to_all(transfer->d_rows, d_received, transfer->send_rows, transfer->receive_rows);
+    transfer->backward = transfer->group->all_to_all(transfer->d_rows, d_received, transfer->send_rows, transfer->receive_rows,
+                                                     transfer->site + ", backward");
     return {d_received, at::Tensor()};  // for autograd's bookkeeping only: start() returns what arrives
   }
 };
 
 }  // namespace
 
-RowExchange::RowExchange(Communicator& group, std::vector<int64_t> send_rows, std::vector<int64_t> receive_rows)
+RowExchange::RowExchange(Communicator& group, std::vector<int64_t> send_rows, std::vector<int64_t> receive_rows, std::string site)
     : transfer_(std::make_shared<RowTransfer>()) {
   transfer_->group = &group;
   transfer_->send_rows = std::move(send_rows);
   transfer_->receive_rows = std::move(receive_rows);
+  transfer_->site = std::move(site);
 }
 
 at::Tensor RowExchange::start(const at::Tensor& rows) const {

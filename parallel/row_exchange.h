@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "parallel/communicator.h"
@@ -23,8 +24,8 @@ struct RowTransfer;
 
 class RowExchange final {
  public:
-  /// Rows to and from each rank of `group`, which must outlive the backward pass.
-  RowExchange(Communicator& group, std::vector<int64_t> send_rows, std::vector<int64_t> receive_rows);
+  /// Rows to and from each rank of `group`, which must outlive the backward pass. `site`: for messages.
+  RowExchange(Communicator& group, std::vector<int64_t> send_rows, std::vector<int64_t> receive_rows, std::string site = {});
 
   /// rows: [sum of send_rows, D], in the order of the ranks that they go to. Collective over the group, also without rows.
   /// The result may only be given to finish().

@@ -6,7 +6,7 @@
 
 namespace tessera::trainer {
 
-StepCounts count_step(const data::StepBatch& batch, int64_t mtp_depth, parallel::Communicator& dp) {
+StepCounts count_step(const data::StepBatch& batch, int64_t mtp_depth, parallel::Communicator& world, int64_t readers) {
   at::Tensor sums = at::zeros({3 + mtp_depth}, at::kLong);
   int64_t* sum = sums.data_ptr<int64_t>();
   sum[0] = batch.num_targets;
@@ -17,7 +17,9 @@ StepCounts count_step(const data::StepBatch& batch, int64_t mtp_depth, parallel:
     const auto counts = model::count_mtp_targets(micro.target_sources, micro.segments, mtp_depth);
     for (size_t k = 0; k < counts.size(); ++k) sum[3 + k] += counts[k];
   }
-  dp.all_reduce(sums)->wait();
+  // Not over dp, where the parameters of the last step may still be on their way.
+  world.all_reduce(sums, parallel::ReduceOp::kSum, "the step's counts")->wait();
+  for (int64_t i = 0; i < sums.numel(); ++i) sum[i] /= readers;
   return {sum[0], sum[1], sum[2], {sum + 3, sum + 3 + mtp_depth}};
 }
 

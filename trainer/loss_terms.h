@@ -17,8 +17,9 @@ struct StepCounts {
   std::vector<int64_t> mtp_targets;  // of each MTP module
 };
 
-/// Counts this rank's step and sums over `dp`. Collective. `mtp_depth`: number of MTP modules that are trained.
-[[nodiscard]] StepCounts count_step(const data::StepBatch& batch, int64_t mtp_depth, parallel::Communicator& dp);
+/// Counts this rank's step and sums over all ranks, of which `readers` read the same rows each. Collective over `world`.
+/// `mtp_depth`: number of MTP modules that are trained.
+[[nodiscard]] StepCounts count_step(const data::StepBatch& batch, int64_t mtp_depth, parallel::Communicator& world, int64_t readers);
 
 /// Weights that carry every factor.
 struct LossTerms {

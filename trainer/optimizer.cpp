@@ -1,7 +1,7 @@
 #include "trainer/optimizer.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 
@@ -10,17 +10,16 @@
 
 namespace tessera::trainer {
 
-AdamW::AdamW(const std::vector<parallel::FlatBuckets*>& buckets, const OptimizerConfig& config) : config_(config) {
+AdamW::AdamW(const std::vector<parallel::FlatBuckets*>& buckets, const OptimizerConfig& config) : flat_(buckets), config_(config) {
   for (auto* flat : buckets)
     for (auto& bucket : flat->buckets()) buckets_.push_back(&bucket);
   for (size_t b = 0; b < buckets_.size(); ++b) {
     const auto& bucket = *buckets_[b];
-    const int64_t owned = bucket.owned_end - bucket.owned_begin;
-    exp_avg_.push_back(at::zeros({owned}, at::kFloat));
-    exp_avg_sq_.push_back(at::zeros({owned}, at::kFloat));
+    exp_avg_.push_back(at::zeros_like(bucket.owned_gradient));
+    exp_avg_sq_.push_back(at::zeros_like(bucket.owned_gradient));
     for (const auto& placement : bucket.placements) {
-      const int64_t begin = std::max(bucket.owned_begin, placement.offset);
-      const int64_t end = std::min(bucket.owned_end, placement.offset + placement.numel);
+      const int64_t begin = std::max(bucket.owned_begin, placement.offset) - bucket.owned_begin;
+      const int64_t end = std::min(bucket.owned_end, placement.offset + placement.numel) - bucket.owned_begin;
       // Norms and biases, tensors of one dimension, are not decayed.
       if (begin < end) runs_.push_back({b, begin, end, placement.parameter->value.dim() >= 2});
     }
@@ -30,21 +29,29 @@ AdamW::AdamW(const std::vector<parallel::FlatBuckets*>& buckets, const Optimizer
 double AdamW::local_sum_of_squares() const {
   double total = 0;
   for (const auto& run : runs_)
-    total += kernels::sum_of_squares(buckets_[run.bucket]->gradient.const_data_ptr<float>() + run.begin,
-                                     run.end - run.begin);
+    total += kernels::sum_of_squares(buckets_[run.bucket]->owned_gradient.const_data_ptr<float>() + run.begin, run.end - run.begin);
   return total;
 }
 
 void AdamW::step(double lr, int64_t step, double gradient_scale) {
   kernels::AdamWStep update{.lr = lr, .beta1 = config_.betas[0], .beta2 = config_.betas[1], .eps = config_.eps,
                             .weight_decay = 0, .step = step, .gradient_scale = gradient_scale};
-  for (const auto& run : runs_) {
-    auto& bucket = *buckets_[run.bucket];
-    const int64_t moment = run.begin - bucket.owned_begin;
-    update.weight_decay = run.decay ? config_.weight_decay : 0.0;
-    kernels::adamw(bucket.value.data_ptr<float>() + run.begin, bucket.gradient.const_data_ptr<float>() + run.begin,
-                   exp_avg_[run.bucket].data_ptr<float>() + moment, exp_avg_sq_[run.bucket].data_ptr<float>() + moment,
-                   run.end - run.begin, update);
+  const auto update_bucket = [&](size_t index) {
+    auto& bucket = *buckets_[index];
+    for (const auto& run : runs_) {
+      if (run.bucket != index) continue;
+      update.weight_decay = run.decay ? config_.weight_decay : 0.0;
+      kernels::adamw(bucket.value.data_ptr<float>() + bucket.owned_begin + run.begin, bucket.owned_gradient.const_data_ptr<float>() + run.begin,
+                     exp_avg_[index].data_ptr<float>() + run.begin, exp_avg_sq_[index].data_ptr<float>() + run.begin, run.end - run.begin, update);
+    }
+  };
+  size_t first = 0;
+  for (auto* flat : flat_) {
+    for (size_t b = flat->buckets().size(); b-- > 0;) {  // they lie in the order of the backward pass
+      update_bucket(first + b);
+      flat->start_gather(b);
+    }
+    first += flat->buckets().size();
   }
 }
 

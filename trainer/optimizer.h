@@ -1,4 +1,4 @@
-// AdamW over the slices of the flat buckets that this rank owns (ZeRO-1): float32 master weights and moments.
+// AdamW over the slices of the flat buckets that this rank owns: float32 master weights and moments.
 #pragma once
 
 #include <functional>
@@ -20,7 +20,8 @@ class AdamW final {
 
   /// Sum of squares of the gradients this rank owns.
   [[nodiscard]] double local_sum_of_squares() const;
-  /// Updates the owned slices. `step` counts from 1; `gradient_scale` is the clipping factor.
+  /// Updates the owned slices, the first layers' first, and starts the gather of each. `step` counts from 1; `gradient_scale`
+  /// is the clipping factor.
   void step(double lr, int64_t step, double gradient_scale);
 
   /// What this rank owns of weights and moments, by Hugging Face name.
@@ -29,7 +30,7 @@ class AdamW final {
   void load(const std::vector<model::NamedWeight>& weights, checkpoint::CheckpointReader& reader);
 
  private:
-  struct Run {  // owned elements [begin, end) of one bucket with the same weight decay
+  struct Run {  // owned elements [begin, end) of one bucket with the same weight decay, counted from the first owned one
     size_t bucket = 0;
     int64_t begin = 0, end = 0;
     bool decay = true;
@@ -41,7 +42,8 @@ class AdamW final {
   [[nodiscard]] std::vector<Overlap> overlaps(const model::NamedWeight& weight) const;
   at::Tensor moment(const std::vector<at::Tensor>& moments, const Overlap& overlap) const;
 
-  std::vector<parallel::FlatBuckets::Bucket*> buckets_;
+  std::vector<parallel::FlatBuckets*> flat_;
+  std::vector<parallel::FlatBuckets::Bucket*> buckets_;  // of all of them, one after the other
   OptimizerConfig config_;
   std::vector<at::Tensor> exp_avg_, exp_avg_sq_;  // one per bucket, this rank's slice
   std::vector<Run> runs_;

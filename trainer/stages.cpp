@@ -44,9 +44,10 @@ class StageRun final : public parallel::StageWork {
     if (passed_over(microbatch)) return {};
     State& state = stages_.at(number);
     model::CausalLM& model = *state.stage->model;
-    // Without a pipeline all other micro-batches are done by now, and what this one completes can be reduced.
-    if (training_ && model.shard().first && model.shard().last && microbatch + 1 == static_cast<int32_t>(micro_batches_.size()))
-      for (auto* buckets : state.stage->buckets) buckets->start_overlap();
+    // Without a pipeline all other micro-batches are done by now, and what the last one completes can be reduced.
+    if (training_ && model.shard().first && model.shard().last)
+      for (auto* buckets : state.stage->buckets)
+        if (buckets->reduces_each_microbatch() || microbatch + 1 == static_cast<int32_t>(micro_batches_.size())) buckets->start_overlap();
     const data::MicroBatch& micro = at(microbatch);
     const ModelBatch tensors = to_model_batch(micro, terms_.target_weight);
     Kept kept;
@@ -88,7 +89,10 @@ class StageRun final : public parallel::StageWork {
       for (const auto& work : kept->second.weights) work();
       kept_.erase(kept);
     }
-    --stages_.at(number).left;
+    State& state = stages_.at(number);
+    --state.left;
+    for (auto* buckets : state.stage->buckets)
+      if (buckets->reduces_each_microbatch()) buckets->start_reduction();
     start_reductions();
   }
 
@@ -112,7 +116,8 @@ class StageRun final : public parallel::StageWork {
   void start_reductions() {
     for (auto entry = stages_.rbegin(); entry != stages_.rend() && entry->second.left == 0; ++entry) {
       if (std::exchange(entry->second.reducing, true)) continue;
-      for (auto* buckets : entry->second.stage->buckets) buckets->start_reduction();
+      for (auto* buckets : entry->second.stage->buckets)
+        if (!buckets->reduces_each_microbatch()) buckets->start_reduction();
     }
   }
 
@@ -148,9 +153,10 @@ class StageRun final : public parallel::StageWork {
 
 }  // namespace
 
-Stages::Stages(const model::ModelConfig& config, const parallel::Mesh& mesh, const parallel::ParallelConfig& parallel, bool mtp)
+Stages::Stages(const model::ModelConfig& config, const parallel::Mesh& mesh, const parallel::ParallelConfig& parallel, bool mtp,
+               std::vector<moe::Passage>* passages)
     : config_(config), mesh_(mesh), schedule_name_(parallel.pp == 1 ? "1f1b" : parallel.pipeline_schedule),
-      stages_per_rank_(static_cast<int32_t>(parallel.stages_per_rank)), mtp_(mtp), runtime_(mesh.axis("pp")) {
+      stages_per_rank_(static_cast<int32_t>(parallel.stages_per_rank)), zero_stage_(static_cast<int>(parallel.zero)), mtp_(mtp), runtime_(mesh.axis("pp")) {
   if (parallel.ep > 1 && !config.has_experts())
     throw ConfigError(detail::concat("parallel.ep = ", parallel.ep, " shares out experts, and the model (", config.model_type, ") has none; set it to 1"));
   const parallel::MicrobatchRule rule = microbatch_rule();
@@ -162,7 +168,8 @@ Stages::Stages(const model::ModelConfig& config, const parallel::Mesh& mesh, con
     auto stage = std::make_unique<Stage>();
     stage->number = number;
     model::Shard shard = plan_[static_cast<size_t>(number)];
-    shard.ep = &mesh.axis("ep");
+    shard.ep = mesh.experts();
+    shard.passages = passages;
     shard.embedding = embedding;
     stage->model = std::make_unique<model::CausalLM>(config, shard);
     if (shard.first) embedding = stage->model->embedding();
@@ -214,9 +221,10 @@ parallel::Communicator& Stages::group(Replicas replicas) const {
 
 void Stages::make_trainable(bool adapters) {
   using Items = std::vector<parallel::FlatBuckets::Item>;
-  const auto make = [&](const Items& items, Replicas replicas) -> parallel::FlatBuckets* {
+  const auto make = [&](const Items& items, Replicas replicas, int zero_stage, std::string name) -> parallel::FlatBuckets* {
     if (items.empty()) return nullptr;
-    buckets_.push_back(std::make_unique<parallel::FlatBuckets>(items, group(replicas)));
+    buckets_.push_back(std::make_unique<parallel::FlatBuckets>(
+        items, group(replicas), parallel::BucketOptions{.zero_stage = zero_stage, .name = std::move(name)}));
     return buckets_.back().get();
   };
   Items ends;  // an embedding that several stages use
@@ -239,10 +247,11 @@ void Stages::make_trainable(bool adapters) {
         }
       }
     }
-    for (auto* made : {make(whole, Replicas::kStage), make(experts, Replicas::kExperts)})
+    const std::string name = "stage " + std::to_string(stage->number);
+    for (auto* made : {make(whole, Replicas::kStage, zero_stage_, name), make(experts, Replicas::kExperts, zero_stage_, name + "'s experts")})
       if (made != nullptr) stage->buckets.push_back(made);
   }
-  make(ends, Replicas::kEnds);
+  make(ends, Replicas::kEnds, 1, "both ends");  // whose stages come to a micro-batch at different times
 }
 
 std::vector<parallel::FlatBuckets*> Stages::buckets() const {

@@ -26,9 +26,10 @@ struct Stage {
 
 class Stages final {
  public:
-  /// `mtp`: whether MTP modules are trained. Collective over the mesh's world. Throws ConfigError when the model cannot be
-  /// laid out so.
-  Stages(const model::ModelConfig& config, const parallel::Mesh& mesh, const parallel::ParallelConfig& parallel, bool mtp);
+  /// `mtp`: whether MTP modules are trained. `passages`, if given, receives those of the experts' tokens. Collective over the
+  /// mesh's world. Throws ConfigError when the model cannot be laid out so.
+  Stages(const model::ModelConfig& config, const parallel::Mesh& mesh, const parallel::ParallelConfig& parallel, bool mtp,
+         std::vector<moe::Passage>* passages = nullptr);
 
   [[nodiscard]] const model::ModelConfig& config() const { return config_; }
   /// Which ranks hold what, a line a pipeline rank.
@@ -54,9 +55,6 @@ class Stages final {
   /// Sum of the cross-entropies of all targets, as far as they are this rank's.
   double evaluate(const std::vector<data::MicroBatch>& micro_batches);
 
-  /// Seconds that this rank has waited for other stages.
-  [[nodiscard]] double waited_seconds() const { return runtime_.waited_seconds(); }
-
  private:
   const parallel::PipelineSchedule& schedule(int32_t microbatches);
   [[nodiscard]] parallel::Communicator& group(model::CausalLM::Replicas replicas) const;
@@ -67,6 +65,7 @@ class Stages final {
   parallel::Placement placement_;
   std::string schedule_name_;
   int32_t stages_per_rank_;
+  int zero_stage_;
   bool mtp_;
   std::map<int32_t, parallel::PipelineSchedule> schedules_;  // by number of micro-batches
   std::unique_ptr<parallel::ReplicaGroups> groups_;

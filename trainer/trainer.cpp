@@ -206,11 +206,11 @@ int64_t Trainer::resume() {
 
 Trainer::StepResult Trainer::train_step(data::StepBatch batch) {
   const auto start = Clock::now();
-  const double exposed_before = exposed_seconds();
+  const auto traffic_before = world_.traffic();
   StepResult result;
   result.lr = config_.optimizer.lr * lr_factor(config_.lr_schedule, batch.step, config_.train.steps);
 
-  const StepCounts counts = count_step(batch, trains_mtp() ? stages_->config().num_mtp_modules : 0, dp_);
+  const StepCounts counts = count_step(batch, trains_mtp() ? stages_->config().num_mtp_modules : 0, world_, mesh_.size("pp"));
   result.targets = counts.targets;
   result.tokens = counts.tokens;
 
@@ -223,7 +223,7 @@ Trainer::StepResult Trainer::train_step(data::StepBatch batch) {
   // One exchange tells every rank the losses, the norm and whether any rank was asked to stop.
   at::Tensor sums = at::tensor({loss.cross_entropy, optimizer_->local_sum_of_squares(), options_.stop_requested() ? 1.0 : 0.0,
                                 loss.mtp, balancer_->balance_loss(), balancer_->z_loss()}, at::kDouble);
-  world_.all_reduce(sums)->wait();
+  world_.all_reduce(sums, parallel::ReduceOp::kSum, "the step's losses and norm")->wait();
   const double* sum = sums.const_data_ptr<double>();
   result.loss = sum[0];
   result.grad_norm = std::sqrt(sum[1]);
@@ -233,14 +233,13 @@ Trainer::StepResult Trainer::train_step(data::StepBatch batch) {
   result.z_loss = sum[5];
   update(batch, result);
   result.seconds = seconds_since(start);
-  result.exposed_seconds = exposed_seconds() - exposed_before;
+  for (const auto& [axis, traffic] : world_.traffic()) {
+    const auto before = traffic_before.find(axis);
+    if (axis == checkpoint::BackgroundWriter::kAxis) continue;
+    const parallel::Traffic in_step = traffic.since(before == traffic_before.end() ? parallel::Traffic{} : before->second);
+    if (in_step.operations > 0) result.traffic.emplace(axis, in_step);
+  }
   return result;
-}
-
-double Trainer::exposed_seconds() const {
-  double seconds = stages_->waited_seconds();
-  for (const auto* buckets : stages_->buckets()) seconds += buckets->exposed_seconds();
-  return seconds;
 }
 
 bool Trainer::StepResult::finite() const {
@@ -253,7 +252,6 @@ void Trainer::update(const data::StepBatch& batch, StepResult& result) {
     // The small constant is torch.nn.utils.clip_grad_norm_'s.
     const double scale = limit > 0 ? std::min(1.0, limit / (result.grad_norm + 1e-6)) : 1.0;
     optimizer_->step(result.lr, ++updates_, scale);
-    for (auto* buckets : stages_->buckets()) buckets->gather_values();
     balancer_->update(result.loads);
     skipped_in_a_row_ = 0;
     return;
@@ -272,7 +270,7 @@ double Trainer::evaluate() {
   double count = 0;
   for (const auto& micro : batches) count += static_cast<double>(micro.targets.size());
   at::Tensor sums = at::tensor({stages_->evaluate(batches), mesh_.coordinate("pp") == 0 ? count : 0.0}, at::kDouble);
-  world_.all_reduce(sums)->wait();
+  world_.all_reduce(sums, parallel::ReduceOp::kSum, "evaluation")->wait();
   return sums[1].item<double>() > 0 ? sums[0].item<double>() / sums[1].item<double>() : NAN;
 }
 
@@ -291,8 +289,15 @@ void Trainer::report(int64_t step, const StepResult& r, double validation_loss) 
   if (step % config_.log.every != 0 && std::isnan(validation_loss)) return;
   json metrics = {{"step", step}, {"loss", r.loss}, {"lr", r.lr}, {"grad_norm", r.grad_norm}, {"step_seconds", r.seconds},
                   {"tokens", r.tokens}, {"target_tokens", r.targets},
-                  {"tokens_per_second", static_cast<double>(r.tokens) / r.seconds},
-                  {"exposed_communication_seconds", r.exposed_seconds}};
+                  {"tokens_per_second", static_cast<double>(r.tokens) / r.seconds}};
+  json axes = json::object();
+  double exposed = 0;
+  for (const auto& [axis, t] : r.traffic) {
+    exposed += t.exposed_seconds;
+    axes[axis] = {{"operations", t.operations}, {"bytes", t.bytes}, {"active_seconds", t.active_seconds}, {"exposed_seconds", t.exposed_seconds}};
+  }
+  if (!axes.empty()) metrics["communication"] = axes;
+  metrics["exposed_communication_seconds"] = exposed;
   if (r.skipped) metrics["skipped"] = true;
   if (trains_mtp()) metrics["mtp_loss"] = r.mtp_loss;
   if (!r.loads.empty()) add_moe_metrics(r, metrics);

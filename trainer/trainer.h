@@ -43,10 +43,11 @@ class Trainer final {
 
  private:
   struct StepResult {
-    double loss = 0, grad_norm = 0, lr = 0, seconds = 0, exposed_seconds = 0;
+    double loss = 0, grad_norm = 0, lr = 0, seconds = 0;
     double mtp_loss = 0, balance_loss = 0, z_loss = 0;  // weights included
     int64_t tokens = 0, targets = 0;
     bool skipped = false, stop = false;
+    std::map<std::string, parallel::Traffic> traffic;  // of this rank, by axis
     std::vector<moe::LayerLoad> loads;  // of each layer with experts
 
     /// Whether the update can be made.
@@ -65,7 +66,6 @@ class Trainer final {
   /// Throws ConfigError where the recipe wants to train what the model does not have.
   void check_model(const model::ModelConfig& model) const;
   void fill_weights();
-  [[nodiscard]] double exposed_seconds() const;
   [[nodiscard]] bool trains_adapters() const { return config_.model.lora.has_value(); }
   [[nodiscard]] bool trains_mtp() const { return config_.mtp.loss_weight > 0; }
   [[nodiscard]] bool has_validation() const { return data_.validation != nullptr; }

@@ -80,7 +80,7 @@ TEST_P(AllToAll, EqualsOneRank) {
   const Result expected = run(*make_local_dispatcher(num_experts), all, gate_up, down);
 
   const int64_t mine = counts[static_cast<size_t>(world.rank()) % counts.size()];
-  const auto dispatcher = make_all_to_all_dispatcher(num_experts, world);
+  const auto dispatcher = make_all_to_all_dispatcher(num_experts, parallel::ExpertAxis{&world, nullptr, nullptr});
   EXPECT_EQ(dispatcher->num_local_experts(), local);
   const int64_t first = dispatcher->first_expert();
   const Result found = run(*dispatcher, tokens_of(world.rank(), mine, num_experts, fashion), gate_up.narrow(0, first * gate_rows, local * gate_rows),
@@ -102,7 +102,7 @@ INSTANTIATE_TEST_SUITE_P(, AllToAll,
                                          std::pair<const char*, std::vector<int64_t>>{"spread", {0}}));      // nobody has any
 
 TEST(AllToAllDispatcher, ExpertsMustBeDealtEqually) {
-  EXPECT_THROW((void)make_all_to_all_dispatcher(2 * test_world().size() + 1, test_world()), ConfigError);
+  EXPECT_THROW((void)make_all_to_all_dispatcher(2 * test_world().size() + 1, parallel::ExpertAxis{&test_world(), nullptr, nullptr}), ConfigError);
 }
 
 }  // namespace

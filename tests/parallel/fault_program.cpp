@@ -19,7 +19,7 @@ void sleep_seconds(double seconds) { std::this_thread::sleep_for(std::chrono::du
 
 void misbehave(const std::string& fault, MpiContext& context, Communicator& world) {
   const bool bad = world.rank() == 1;
-  const auto other = world.split(0, world.rank(), "dp");
+  const auto other = world.split(std::vector<int>(static_cast<size_t>(world.size()), 0), "dp");
   at::Tensor tensor = torch::ones({100000});
   const auto reduce = [&] { other->all_reduce(tensor)->wait(); };
   reduce();

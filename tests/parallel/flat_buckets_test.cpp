@@ -24,14 +24,14 @@ struct Replica {
   std::vector<kernels::ParameterPtr> parameters;
   std::unique_ptr<FlatBuckets> buckets;
 
-  Replica(Communicator& dp, int64_t bucket_bytes) {
+  Replica(Communicator& dp, int64_t bucket_bytes, int zero_stage = 1) {
     std::vector<FlatBuckets::Item> items;
     for (size_t i = 0; i < kShapes.size(); ++i) {
       parameters.push_back(std::make_shared<kernels::Parameter>());
       parameters.back()->value = numbers(kShapes[i], static_cast<int64_t>(i) + 100);
       items.push_back({parameters.back(), i == kShared ? 2 : 1});
     }
-    buckets = std::make_unique<FlatBuckets>(items, dp, bucket_bytes);
+    buckets = std::make_unique<FlatBuckets>(items, dp, BucketOptions{.bucket_bytes = bucket_bytes, .zero_stage = zero_stage});
   }
 
   /// What the layers do in the backward pass of one micro-batch of rank `rank`.
@@ -39,7 +39,7 @@ struct Replica {
     at::NoGradGuard no_grad;
     for (size_t i = kShapes.size(); i-- > 0;) {
       for (int use = 0; use < (i == kShared ? 2 : 1); ++use) {
-        parameters[i]->gradient.add_(numbers(kShapes[i], static_cast<int64_t>(i) + 10 * rank + 3 * micro + use));
+        parameters[i]->open_gradient().add_(numbers(kShapes[i], static_cast<int64_t>(i) + 10 * rank + 3 * micro + use));
         parameters[i]->gradient_added();
       }
     }
@@ -50,27 +50,33 @@ struct Replica {
     at::NoGradGuard no_grad;
     for (auto& bucket : buckets->buckets()) {
       const int64_t owned = bucket.owned_end - bucket.owned_begin;
-      bucket.value.narrow(0, bucket.owned_begin, owned).sub_(bucket.gradient.narrow(0, bucket.owned_begin, owned));
+      bucket.value.narrow(0, bucket.owned_begin, owned).sub_(bucket.owned_gradient);
     }
-    buckets->gather_values();
+    for (size_t b = buckets->buckets().size(); b-- > 0;) buckets->start_gather(b);
+    for (const auto& parameter : parameters) parameter->await();
   }
 };
 
-class Buckets : public testing::TestWithParam<int64_t> {};
-INSTANTIATE_TEST_SUITE_P(Bytes, Buckets, testing::Values(16, 400, 1 << 20));
+class Buckets : public testing::TestWithParam<std::tuple<int64_t, int>> {
+ protected:
+  int64_t bytes() const { return std::get<0>(GetParam()); }
+  int zero_stage() const { return std::get<1>(GetParam()); }
+};
+INSTANTIATE_TEST_SUITE_P(BytesAndStage, Buckets, testing::Combine(testing::Values(16, 400, 1 << 20), testing::Values(1, 2)));
 
 TEST_P(Buckets, SeveralRanksGiveTheWeightsOfOne) {
   const int rank = test_world().rank(), ranks = test_world().size();
   const auto self = make_self_communicator("dp");
-  Replica many(test_world(), GetParam()), one(*self, GetParam());
+  Replica many(test_world(), bytes(), zero_stage()), one(*self, bytes());
   for (int step = 0; step < 3; ++step) {
     many.buckets->zero_gradients();
     one.buckets->zero_gradients();
     for (int micro = 0; micro < kMicroBatches; ++micro) {
       const bool last = micro + 1 == kMicroBatches;
-      if (last) many.buckets->start_overlap();
+      if (last || many.buckets->reduces_each_microbatch()) many.buckets->start_overlap();
       // In the second step the last micro-batch of rank 0 is empty: it launches everything at the end.
       if (!(step == 1 && last && rank == 0)) many.backward(rank, micro + step);
+      if (many.buckets->reduces_each_microbatch()) many.buckets->start_reduction();
     }
     many.buckets->finish_reduction();
     one.buckets->start_overlap();
@@ -83,7 +89,7 @@ TEST_P(Buckets, SeveralRanksGiveTheWeightsOfOne) {
       const auto& reference = one.buckets->buckets()[b];
       const int64_t end = std::min(bucket.owned_end, reference.gradient.numel()), count = end - bucket.owned_begin;
       if (count <= 0) continue;  // this rank owns padding only
-      EXPECT_TRUE(bucket.gradient.narrow(0, bucket.owned_begin, count).equal(reference.gradient.narrow(0, bucket.owned_begin, count)))
+      EXPECT_TRUE(bucket.owned_gradient.narrow(0, 0, count).equal(reference.gradient.narrow(0, bucket.owned_begin, count)))
           << "step " << step << " bucket " << b;
     }
     many.update();
@@ -95,7 +101,7 @@ TEST_P(Buckets, SeveralRanksGiveTheWeightsOfOne) {
 
 TEST_P(Buckets, SlicesOfAllRanksCoverEachBucketOnce) {
   const int ranks = test_world().size();
-  const Replica replica(test_world(), GetParam());
+  const Replica replica(test_world(), bytes(), zero_stage());
   for (const auto& bucket : replica.buckets->buckets()) {
     at::Tensor owned = torch::zeros({bucket.value.numel()}, torch::kInt);
     owned.narrow(0, bucket.owned_begin, bucket.owned_end - bucket.owned_begin).fill_(1);

@@ -30,7 +30,7 @@ TEST(SelfCommunicator, IsTheIdentity) {
   self->all_gather(tensor, tensor)->wait();
   EXPECT_TRUE(tensor.equal(values));
   self->barrier();
-  EXPECT_EQ(self->split(3, 0, "ep")->axis(), "ep");
+  EXPECT_EQ(self->split({3}, "ep")->axis(), "ep");
 }
 
 TEST(SelfCommunicator, DeliversMessagesToItselfByTag) {

@@ -62,7 +62,7 @@ Outcome run_step(size_t rows_a_micro_batch) {
   OneStage one(true);
   Outcome outcome;
   const data::StepBatch batch = step_of(rows_a_micro_batch);
-  const StepCounts counts = count_step(batch, 1, *one.self);
+  const StepCounts counts = count_step(batch, 1, *one.self, 1);
   EXPECT_EQ(counts.tokens, 31);
   EXPECT_EQ(counts.documents, 4);
   const LossTerms terms = loss_terms(counts, {.bias_update_rate = 0, .sequence_balance_loss = 0.2, .z_loss = 0.01}, {.loss_weight = 0.3}, true);
@@ -100,7 +100,7 @@ TEST(LossTerms, WithoutTargetsRoutersAreStillBalanced) {
   data::StepBatch batch;
   batch.micro_batches = {data::make_micro_batch({row}), data::MicroBatch{}};
   batch.num_tokens = 6;
-  const LossTerms terms = loss_terms(count_step(batch, 0, *one.self), {.sequence_balance_loss = 1.0}, {}, true);
+  const LossTerms terms = loss_terms(count_step(batch, 0, *one.self, 1), {.sequence_balance_loss = 1.0}, {}, true);
   EXPECT_EQ(one.stages.forward_backward(batch, terms).cross_entropy, 0);
   EXPECT_GT(one.model().routers()[0].router->weight()->gradient.abs().max().item<double>(), 0);
 }

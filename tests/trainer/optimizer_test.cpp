@@ -14,43 +14,20 @@ namespace {
 using test::TemporaryFolder;
 using test::tiny_model;
 
-/// Knows its place and refuses to communicate.
-class Place final : public parallel::Communicator {
- public:
-  Place(int rank, int size) : rank_(rank), size_(size) {}
-  int rank() const override { return rank_; }
-  int size() const override { return size_; }
-  const std::string& axis() const override { return axis_; }
-  parallel::WorkPtr all_reduce(at::Tensor, parallel::ReduceOp) override { return refuse(); }
-  parallel::WorkPtr all_gather(at::Tensor, at::Tensor) override { return refuse(); }
-  parallel::WorkPtr reduce_scatter(at::Tensor, at::Tensor, parallel::ReduceOp) override { return refuse(); }
-  parallel::WorkPtr all_to_all(at::Tensor, at::Tensor, std::vector<int64_t>, std::vector<int64_t>) override { return refuse(); }
-  parallel::WorkPtr broadcast(at::Tensor, int) override { return refuse(); }
-  parallel::WorkPtr exchange(std::vector<parallel::Message>, std::vector<parallel::Message>) override { return refuse(); }
-  void barrier() override { (void)refuse(); }
-  std::unique_ptr<parallel::Communicator> split(int, int, std::string) override { throw InternalError("split"); }
-  std::unique_ptr<parallel::LongPhase> announce(std::string) override { return nullptr; }
-
- private:
-  static parallel::WorkPtr refuse() { throw InternalError("this test does not communicate"); }
-  int rank_, size_;
-  std::string axis_ = "dp";
-};
-
 const OptimizerConfig kConfig = {.lr = 0.01, .betas = {0.8, 0.9}, .eps = 1e-6, .weight_decay = 0.3};
 constexpr int64_t kSmallBuckets = 4096;  // bytes, so that there are several
 
 /// One rank: a model of its own, its buckets and its share of the optimizer.
 struct Rank {
-  Place place;
+  std::unique_ptr<parallel::Communicator> place;
   std::unique_ptr<model::CausalLM> model = tiny_model();
   std::unique_ptr<parallel::FlatBuckets> buckets;
   std::unique_ptr<AdamW> optimizer;
 
-  Rank(int rank, int size, int64_t bucket_bytes = kSmallBuckets) : place(rank, size) {
+  Rank(int rank, int size, int64_t bucket_bytes = kSmallBuckets) : place(parallel::make_dry_run_communicator(rank, size)) {
     std::vector<parallel::FlatBuckets::Item> items;
     for (const auto& used : model->parameters()) items.push_back({used.parameter, used.uses});
-    buckets = std::make_unique<parallel::FlatBuckets>(items, place, bucket_bytes);
+    buckets = std::make_unique<parallel::FlatBuckets>(items, *place, parallel::BucketOptions{.bucket_bytes = bucket_bytes});
     optimizer = std::make_unique<AdamW>(std::vector{buckets.get()}, kConfig);
   }
   /// The same gradients on every rank, as after a reduction.
