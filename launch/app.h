@@ -30,6 +30,7 @@ struct App {
 /// A subcommand: registers its options on `cli` and returns what to run.
 using Command = std::function<void(App&)>;
 Command train_command(CLI::App& cli);
+Command plan_command(CLI::App& cli);
 Command prepare_command(CLI::App& cli);
 Command inspect_command(CLI::App& cli);
 Command tokenize_command(CLI::App& cli);

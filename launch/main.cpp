@@ -99,6 +99,7 @@ struct Cli {
     app.get_formatter()->column_width(34);
     add("train", "run a recipe", train_command);
     add("prepare", "tokenise sources into an HDF5 token store", prepare_command);
+    add("plan", "what a rank of a run would send, without running it", plan_command);
     add("inspect", "show data with its trained tokens, a checkpoint, or a model", inspect_command);
     add("tokenize", "JSONL on standard input to token ids on standard output", tokenize_command);
     add("train-tokenizer", "learn a byte-level BPE from text", train_tokenizer_command);

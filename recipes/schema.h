@@ -43,6 +43,7 @@ void describe(Visitor& v, parallel::ParallelConfig& c) {
   v.field("pipeline_schedule", c.pipeline_schedule);
   v.field("stages_per_rank", c.stages_per_rank);
   v.field("zero", c.zero);
+  v.field("ranks_per_node", c.ranks_per_node);
 }
 
 template <typename Visitor>
@@ -113,6 +114,7 @@ template <typename Visitor>
 void describe(Visitor& v, trainer::LogConfig& c) {
   v.field("every", c.every);
   v.field("tensorboard", c.tensorboard);
+  v.field("communication", c.communication);
 }
 
 template <typename Visitor>

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "model/hf_folder.h"
 
 namespace tessera::trainer {
 
@@ -30,6 +31,10 @@ void require_not_negative(const std::string& key, double value) {
 }
 
 }  // namespace
+
+model::ModelConfig ModelSource::load_config() const {
+  return path.empty() ? model::ModelConfig::from_json(config, "model.config") : model::load_config(path);
+}
 
 void ModelSource::validate() const {
   require(path.empty() != config.is_null(),

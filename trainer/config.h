@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "model/config.h"
 #include "model/lora_config.h"
 #include "parallel/mesh.h"
 
@@ -21,6 +22,8 @@ struct ModelSource {
   std::optional<model::LoraConfig> lora;  // absent: full fine-tuning
 
   [[nodiscard]] std::string tokenizer_folder() const { return tokenizer.empty() ? path : tokenizer; }
+  /// The folder's, or the section. Throws ConfigError.
+  [[nodiscard]] model::ModelConfig load_config() const;
   void validate() const;
 };
 
@@ -92,6 +95,7 @@ struct EvaluateConfig {
 struct LogConfig {
   int64_t every = 1;
   bool tensorboard = true;
+  bool communication = false;  // each rank's, each step
   void validate() const;
 };
 

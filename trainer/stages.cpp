@@ -1,157 +1,18 @@
 #include "trainer/stages.h"
 
 #include <ATen/core/grad_mode.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
-#include <functional>
 #include <set>
 #include <utility>
 
 #include "core/error.h"
 #include "parallel/pipeline_check.h"
-#include "trainer/model_batch.h"
+#include "trainer/stage_run.h"
 
 namespace tessera::trainer {
 
-namespace {
-
-using parallel::ActionKind;
 using Replicas = model::CausalLM::Replicas;
-
-/// The work of one step, or of one evaluation.
-class StageRun final : public parallel::StageWork {
- public:
-  StageRun(const std::vector<std::unique_ptr<Stage>>& stages, const std::vector<data::MicroBatch>& micro_batches, const LossTerms& terms,
-           bool training, int64_t dim)
-      : micro_batches_(micro_batches), terms_(terms), training_(training), dim_(dim) {
-    for (const auto& stage : stages) stages_[stage->number].stage = stage.get();
-  }
-
-  /// Counts the weight gradients that are to come.
-  void expect(const std::vector<parallel::Step>& steps) {
-    for (const auto& step : steps)
-      for (const parallel::Action* action : {&step.first, step.second ? &*step.second : nullptr})
-        if (action != nullptr && (action->kind == ActionKind::kBackward || action->kind == ActionKind::kBackwardWeight))
-          ++stages_.at(action->stage).left;
-  }
-
-  [[nodiscard]] std::vector<int64_t> boundary_shape(int32_t microbatch) const override {
-    return {passed_over(microbatch) ? 0 : static_cast<int64_t>(at(microbatch).tokens.size()), dim_};
-  }
-
-  at::Tensor forward(int32_t number, int32_t microbatch, at::Tensor input) override {
-    if (passed_over(microbatch)) return {};
-    State& state = stages_.at(number);
-    model::CausalLM& model = *state.stage->model;
-    // Without a pipeline all other micro-batches are done by now, and what the last one completes can be reduced.
-    if (training_ && model.shard().first && model.shard().last)
-      for (auto* buckets : state.stage->buckets)
-        if (buckets->reduces_each_microbatch() || microbatch + 1 == static_cast<int32_t>(micro_batches_.size())) buckets->start_overlap();
-    const data::MicroBatch& micro = at(microbatch);
-    const ModelBatch tensors = to_model_batch(micro, terms_.target_weight);
-    Kept kept;
-    if (!model.shard().first) kept.input = input.detach().requires_grad_(training_);
-    kept.output = model.hidden_states(model.shard().first ? tensors.tokens : kept.input, tensors.positions, micro.segments, terms_.routing);
-    at::Tensor handed_on;
-    if (model.shard().last) {
-      add_loss(model, tensors, micro, kept);
-    } else {
-      handed_on = kept.output.detach();
-    }
-    if (training_) kept_[{number, microbatch}] = std::move(kept);
-    return handed_on;
-  }
-
-  at::Tensor backward(int32_t number, int32_t microbatch, at::Tensor gradient, bool weights_later) override {
-    at::Tensor d_input;
-    if (!passed_over(microbatch)) {
-      State& state = stages_.at(number);
-      Kept& kept = kept_.at({number, microbatch});
-      state.stage->queue.deferring = weights_later;
-      if (state.stage->model->shard().last) {
-        kept.output.backward();
-      } else if (kept.output.requires_grad()) {
-        torch::autograd::backward({kept.output}, {gradient});
-      }
-      state.stage->queue.deferring = false;
-      kept.weights = std::exchange(state.stage->queue.waiting, {});
-      if (kept.input.defined()) d_input = kept.input.grad();
-      kept.input = kept.output = at::Tensor();
-      kept.mtp.clear();
-    }
-    if (!weights_later) backward_weights(number, microbatch);
-    return d_input;
-  }
-
-  void backward_weights(int32_t number, int32_t microbatch) override {
-    if (const auto kept = kept_.find({number, microbatch}); kept != kept_.end()) {
-      for (const auto& work : kept->second.weights) work();
-      kept_.erase(kept);
-    }
-    State& state = stages_.at(number);
-    --state.left;
-    for (auto* buckets : state.stage->buckets)
-      if (buckets->reduces_each_microbatch()) buckets->start_reduction();
-    start_reductions();
-  }
-
-  [[nodiscard]] const StepLoss& loss() const { return loss_; }
-
- private:
-  struct State {
-    Stage* stage = nullptr;
-    int64_t left = 0;  // micro-batches whose weight gradients are still to come
-    bool reducing = false;
-  };
-  /// What the backward pass of a micro-batch needs.
-  struct Kept {
-    at::Tensor input, output;  // of the last stage the loss
-    std::vector<model::MtpRows> mtp;
-    std::vector<std::function<void()>> weights;
-  };
-
-  /// The last stages first, as they are done; in this order on every rank, also on those that hold copies of the same stages
-  /// and come to them in another.
-  void start_reductions() {
-    for (auto entry = stages_.rbegin(); entry != stages_.rend() && entry->second.left == 0; ++entry) {
-      if (std::exchange(entry->second.reducing, true)) continue;
-      for (auto* buckets : entry->second.stage->buckets)
-        if (!buckets->reduces_each_microbatch()) buckets->start_reduction();
-    }
-  }
-
-  [[nodiscard]] const data::MicroBatch& at(int32_t microbatch) const { return micro_batches_[static_cast<size_t>(microbatch)]; }
-
-  /// Without targets nothing is learnt, but routers are still balanced; where experts lie on other ranks these wait for us.
-  [[nodiscard]] bool passed_over(int32_t microbatch) const {
-    if (stages_.begin()->second.stage->model->shard().shares_experts()) return false;
-    return at(microbatch).tokens.empty() || (at(microbatch).targets.empty() && !terms_.routing.statistics);
-  }
-
-  void add_loss(model::CausalLM& model, const ModelBatch& tensors, const data::MicroBatch& micro, Kept& kept) {
-    const at::Tensor hidden = kept.output;
-    const kernels::CrossEntropy main = model.loss(hidden, tensors.targets);
-    loss_.cross_entropy += main.loss.item<double>();
-    kept.output = main.loss;
-    if (terms_.mtp_weights.empty()) return;
-    kept.mtp = model::mtp_rows(micro.tokens, micro.segments, tensors.targets, terms_.mtp_weights);
-    for (const auto& module : model.mtp_losses(hidden, kept.mtp, terms_.routing)) {
-      loss_.mtp += module.loss.item<double>();
-      kept.output = kept.output + module.loss;
-    }
-  }
-
-  std::map<int32_t, State> stages_;
-  const std::vector<data::MicroBatch>& micro_batches_;
-  const LossTerms& terms_;
-  bool training_;
-  int64_t dim_;
-  std::map<std::pair<int32_t, int32_t>, Kept> kept_;
-  StepLoss loss_;
-};
-
-}  // namespace
 
 Stages::Stages(const model::ModelConfig& config, const parallel::Mesh& mesh, const parallel::ParallelConfig& parallel, bool mtp,
                std::vector<moe::Passage>* passages)
@@ -297,12 +158,28 @@ std::vector<int64_t> Stages::moe_layers() const {
   return layers;
 }
 
+data::StepPlan Stages::step_plan(const StepConfig& config, int64_t first_step) const {
+  const parallel::MicrobatchRule rule = microbatch_rule();
+  return {.sequences_per_step = config.sequences_per_step, .ramp_from = config.batch_ramp.from, .ramp_steps = config.batch_ramp.steps,
+          .sequences_per_microbatch = config.sequences_per_microbatch, .dp_rank = mesh_.axis("dp").rank(), .dp_size = mesh_.axis("dp").size(),
+          .first_step = first_step, .microbatch_multiple = rule.multiple_of, .min_microbatches = rule.at_least};
+}
+
 StepLoss Stages::forward_backward(const data::StepBatch& batch, const LossTerms& terms) {
-  const auto& plan = schedule(static_cast<int32_t>(batch.micro_batches.size()));
   StageRun run(stages_, batch.micro_batches, terms, true, config_.hidden_size);
+  carry_out(batch, run);
+  return run.loss();
+}
+
+void Stages::rehearse(const data::StepBatch& batch, const LossTerms& terms, const PassageSource& passages, bool blocks_again) {
+  RehearsedRun run(stages_, batch.micro_batches, terms, config_, passages, blocks_again);
+  carry_out(batch, run);
+}
+
+void Stages::carry_out(const data::StepBatch& batch, StepRun& run) {
+  const auto& plan = schedule(static_cast<int32_t>(batch.micro_batches.size()));
   run.expect(plan.ranks[static_cast<size_t>(mesh_.coordinate("pp"))]);
   runtime_.run(plan, run);
-  return run.loss();
 }
 
 double Stages::evaluate(const std::vector<data::MicroBatch>& micro_batches) {

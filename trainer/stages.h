@@ -2,12 +2,13 @@
 // backward passes of a step as the schedule orders them. Without a pipeline there is one stage, the model.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "data/batch.h"
+#include "data/loader.h"
 #include "model/causal_lm.h"
 #include "parallel/flat_buckets.h"
 #include "parallel/mesh.h"
@@ -23,6 +24,11 @@ struct Stage {
   kernels::GradientQueue queue;
   std::vector<parallel::FlatBuckets*> buckets;  // whose gradients this stage alone makes
 };
+
+class StepRun;
+
+/// The rows of a layer's next exchange of tokens, given those of this rank; see moe::rehearse.
+using PassageSource = std::function<moe::Passage(const parallel::Communicator& group, int64_t tokens)>;
 
 class Stages final {
  public:
@@ -50,13 +56,18 @@ class Stages final {
   /// The numbers of all layers of the model that route, MTP modules' included where they are trained.
   [[nodiscard]] std::vector<int64_t> moe_layers() const;
 
+  /// How this rank's rows are dealt, from step `first_step` on.
+  [[nodiscard]] data::StepPlan step_plan(const StepConfig& config, int64_t first_step) const;
   /// Forward and backward passes of a step; the buckets' reductions are started on the way. Returns this rank's part of the loss.
   StepLoss forward_backward(const data::StepBatch& batch, const LossTerms& terms);
+  /// The same exchanges without computation, for dry runs. `blocks_again`: blocks are recomputed.
+  void rehearse(const data::StepBatch& batch, const LossTerms& terms, const PassageSource& passages, bool blocks_again);
   /// Sum of the cross-entropies of all targets, as far as they are this rank's.
   double evaluate(const std::vector<data::MicroBatch>& micro_batches);
 
  private:
   const parallel::PipelineSchedule& schedule(int32_t microbatches);
+  void carry_out(const data::StepBatch& batch, StepRun& run);
   [[nodiscard]] parallel::Communicator& group(model::CausalLM::Replicas replicas) const;
 
   model::ModelConfig config_;

@@ -75,13 +75,9 @@ TrainEnd Trainer::train() {
   load_model();
   int64_t step = resume();
   run_.begin(step);
+  if (config_.log.communication) communication_log_ = std::make_unique<CommunicationLog>(run_.path(), world_.rank(), step);
   run_.update_run_json({{"state", "running"}, {"mesh", mesh_.describe()}, {"world_size", world_.size()}});
-  data::StepLoader loader(*data_.train, {.sequences_per_step = config_.train.sequences_per_step,
-                                         .ramp_from = config_.train.batch_ramp.from, .ramp_steps = config_.train.batch_ramp.steps,
-                                         .sequences_per_microbatch = config_.train.sequences_per_microbatch,
-                                         .dp_rank = dp_.rank(), .dp_size = dp_.size(), .first_step = step,
-                                         .microbatch_multiple = stages_->microbatch_rule().multiple_of,
-                                         .min_microbatches = stages_->microbatch_rule().at_least});
+  data::StepLoader loader(*data_.train, stages_->step_plan(config_.train, step));
   run_.update_run_json({{"startup_seconds", seconds_since_process_start()}});
   Progress progress(config_.name, config_.train.steps, "steps", options_.show_progress && world_.rank() == 0, step);
   int64_t saved = step;
@@ -131,9 +127,9 @@ void Trainer::load_data() {
 void Trainer::load_model() {
   const ModelSource& source = config_.model;
   const auto busy = world_.announce("loading the model");
-  const auto model = source.path.empty() ? model::ModelConfig::from_json(source.config, "model.config") : model::load_config(source.path);
+  const auto model = source.load_config();
   check_model(model);
-  stages_ = std::make_unique<Stages>(model, mesh_, config_.parallel, trains_mtp());
+  stages_ = std::make_unique<Stages>(model, mesh_, config_.parallel, trains_mtp(), config_.log.communication ? &passages_ : nullptr);
   if (trains_adapters()) {
     std::set<std::string> names;
     std::string text_line;
@@ -207,6 +203,7 @@ int64_t Trainer::resume() {
 Trainer::StepResult Trainer::train_step(data::StepBatch batch) {
   const auto start = Clock::now();
   const auto traffic_before = world_.traffic();
+  passages_.clear();
   StepResult result;
   result.lr = config_.optimizer.lr * lr_factor(config_.lr_schedule, batch.step, config_.train.steps);
 
@@ -233,12 +230,9 @@ Trainer::StepResult Trainer::train_step(data::StepBatch batch) {
   result.z_loss = sum[5];
   update(batch, result);
   result.seconds = seconds_since(start);
-  for (const auto& [axis, traffic] : world_.traffic()) {
-    const auto before = traffic_before.find(axis);
-    if (axis == checkpoint::BackgroundWriter::kAxis) continue;
-    const parallel::Traffic in_step = traffic.since(before == traffic_before.end() ? parallel::Traffic{} : before->second);
-    if (in_step.operations > 0) result.traffic.emplace(axis, in_step);
-  }
+  result.traffic = traffic_since(traffic_before, world_.traffic());
+  result.traffic.erase(checkpoint::BackgroundWriter::kAxis);
+  if (communication_log_) communication_log_->write({batch.step + 1, result.traffic, std::exchange(passages_, {})});
   return result;
 }
 
@@ -290,13 +284,9 @@ void Trainer::report(int64_t step, const StepResult& r, double validation_loss) 
   json metrics = {{"step", step}, {"loss", r.loss}, {"lr", r.lr}, {"grad_norm", r.grad_norm}, {"step_seconds", r.seconds},
                   {"tokens", r.tokens}, {"target_tokens", r.targets},
                   {"tokens_per_second", static_cast<double>(r.tokens) / r.seconds}};
-  json axes = json::object();
+  if (!r.traffic.empty()) metrics["communication"] = to_json(r.traffic, true);
   double exposed = 0;
-  for (const auto& [axis, t] : r.traffic) {
-    exposed += t.exposed_seconds;
-    axes[axis] = {{"operations", t.operations}, {"bytes", t.bytes}, {"active_seconds", t.active_seconds}, {"exposed_seconds", t.exposed_seconds}};
-  }
-  if (!axes.empty()) metrics["communication"] = axes;
+  for (const auto& [axis, traffic] : r.traffic) exposed += traffic.exposed_seconds;
   metrics["exposed_communication_seconds"] = exposed;
   if (r.skipped) metrics["skipped"] = true;
   if (trains_mtp()) metrics["mtp_loss"] = r.mtp_loss;

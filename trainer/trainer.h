@@ -11,6 +11,7 @@
 #include "data/loader.h"
 #include "moe/load_balancer.h"
 #include "parallel/mesh.h"
+#include "trainer/communication_log.h"
 #include "trainer/config.h"
 #include "trainer/datasets.h"
 #include "trainer/loss_terms.h"
@@ -47,7 +48,7 @@ class Trainer final {
     double mtp_loss = 0, balance_loss = 0, z_loss = 0;  // weights included
     int64_t tokens = 0, targets = 0;
     bool skipped = false, stop = false;
-    std::map<std::string, parallel::Traffic> traffic;  // of this rank, by axis
+    AxisTraffic traffic;  // of this rank
     std::vector<moe::LayerLoad> loads;  // of each layer with experts
 
     /// Whether the update can be made.
@@ -77,7 +78,9 @@ class Trainer final {
   parallel::Communicator& dp_;
   RunFolder run_;
   Datasets data_;
+  std::vector<moe::Passage> passages_;  // of the step, with log.communication
   std::unique_ptr<Stages> stages_;
+  std::unique_ptr<CommunicationLog> communication_log_;  // null: not kept
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<moe::LoadBalancer> balancer_;
   std::unique_ptr<checkpoint::BackgroundWriter> writer_;  // null: saving stops training

@@ -29,13 +29,10 @@ SCHEDULES = ["gpipe", "1f1b", "interleaved", "zb_h1", "zb_v", "dualpipe", "dualp
 # (ranks, pp, ep)
 LAYOUTS = [(2, 1, 1), (4, 1, 1), (2, 1, 2), (4, 1, 4), (4, 1, 2), (2, 2, 1), (4, 4, 1), (4, 2, 2), (8, 2, 2)]
 QUICK = [(2, 1, 2, "1f1b"), (4, 2, 2, "zb_h1"), (4, 2, 2, "dualpipe"), (2, 2, 1, "dualpipe_v"), (2, 2, 1, "interleaved")]
-
-
-# Saved in the first, resumed in the second.
-PAIRS = [((1, 1, 1, "1f1b"), (4, 2, 2, "dualpipe")), ((4, 2, 2, "dualpipe"), (2, 1, 2, "1f1b")), ((2, 1, 2, "1f1b"), (4, 4, 1, "zb_v")),
-         ((4, 4, 1, "zb_v"), (1, 1, 1, "1f1b")), ((2, 2, 1, "interleaved"), (4, 1, 4, "1f1b")), ((4, 1, 4, "1f1b"), (2, 2, 1, "dualpipe_v")),
-         ((2, 1, 1, "1f1b"), (2, 2, 1, "gpipe")), ((2, 2, 1, "gpipe"), (4, 1, 2, "1f1b")), ((4, 1, 2, "1f1b"), (4, 4, 1, "zb_h1")),
-         ((4, 4, 1, "dualpipe"), (4, 1, 1, "1f1b")), ((4, 1, 1, "1f1b"), (4, 2, 2, "zb_h1")), ((8, 2, 2, "1f1b"), (2, 2, 1, "zb_v"))]
+# Sharded gradients: sums in another order. A routing tie flips after a dozen steps, so models with experts run ten.
+ZERO_2 = [(2, 1, 1, "1f1b"), (4, 2, 2, "zb_h1"), (4, 1, 2, "1f1b"), (2, 2, 1, "dualpipe_v"), (4, 4, 1, "interleaved"), (8, 2, 2, "1f1b")]
+# Experts over several nodes, so that tokens take two hops, and ranks of a node.
+TWO_HOPS = [((4, 1, 4, "1f1b"), 2), ((8, 1, 8, "1f1b"), 2), ((8, 1, 8, "1f1b"), 4), ((8, 1, 4, "1f1b"), 2), ((8, 2, 4, "dualpipe"), 2)]
 
 
 def cases(full, model):
@@ -55,7 +52,7 @@ class Runs:
         (root / "tokenizer").mkdir(exist_ok=True)
         write_tokenizer(root / "tokenizer")
 
-    def recipe(self, label, pp, ep, schedule, steps=STEPS, recompute="none", rows=32, deadline=60, every=0):
+    def recipe(self, label, pp, ep, schedule, steps=STEPS, recompute="none", rows=32, deadline=60, every=0, changes=None):
         """The recipe's path and its output."""
         output = self.root / f"{self.name}-{label}"
         experts = self.config["model_type"] == "deepseek_v3"
@@ -66,6 +63,8 @@ class Runs:
             "parallel": {"pp": pp, "ep": ep, "pipeline_schedule": schedule}, "checkpoint": {"every": every},
             "communication": {"timeout_seconds": deadline},
             **({"moe": {"bias_update_rate": 0.01, "sequence_balance_loss": 1e-3, "z_loss": 1e-4}, "mtp": {"loss_weight": 0.3}} if experts else {})}
+        for section, values in (changes or {}).items():
+            settings[section] = {**settings.get(section, {}), **values}
         recipe = write_recipe(self.root / f"{self.name}-{label}.json", "unused", self.data, output, **settings)
         recipe.write_text(recipe.read_text().replace('"path": "unused",', ""))
         return recipe, output
@@ -125,9 +124,41 @@ def recomputed(runs):
     failures = 0
     for kind in ("selective", "full"):
         result = runs.result(runs.train(f"recompute-{kind}", *layout, recompute=kind))
-        same = result[:2] == plain[:2] and all(value.tobytes() == result[2][name].tobytes() for name, value in plain[2].items())
+        same = same_bits(result, plain)
         failures += not same
         print(f"recompute {kind}: {'the same to the bit' if same else 'DIFFERS  FAILED'}", flush=True)
+    return failures
+
+
+def sharded_gradients(runs, full):
+    """ZeRO-2 against one rank."""
+    failures = 0
+    steps = 10 if runs.name == "deepseek_v3" else STEPS
+    reference = runs.result(runs.train("reference-zero-2", 1, 1, 1, "1f1b", steps=steps))
+    for ranks, pp, ep, schedule in [z for z in ZERO_2 if runs.name == "deepseek_v3" or z[2] == 1][:None if full else 2]:
+        output = runs.train(f"zero-2-{ranks}-{pp}-{ep}-{schedule}", ranks, pp, ep, schedule, steps=steps, changes={"parallel": {"zero": 2}})
+        loss, weight, same = compare(runs.result(output), reference)
+        good = loss <= LOSS_BOUND and weight <= WEIGHT_BOUND and same
+        failures += not good
+        print(f"{runs.name} zero 2 np {ranks} pp {pp} ep {ep} {schedule}: curves {loss:.2e} weights {weight:.2e}{'' if good else '  FAILED'}", flush=True)
+    return failures
+
+
+def same_bits(result, reference):
+    return result[:2] == reference[:2] and all(value.tobytes() == result[2][name].tobytes() for name, value in reference[2].items())
+
+
+def two_hops(runs, full):
+    """Tokens that go to a node first and are handed on inside: the bits of one hop."""
+    failures = 0
+    for layout, ranks_per_node in TWO_HOPS if full else TWO_HOPS[:1]:
+        label = "-".join(map(str, layout))
+        one = runs.result(runs.train(f"one-hop-{label}", *layout))
+        two = runs.train(f"two-hops-{label}-{ranks_per_node}", *layout, changes={"parallel": {"ranks_per_node": ranks_per_node}})
+        assert "ep across nodes" in read_jsonl(two / "metrics.jsonl")[-1]["communication"], "one hop only"
+        same = same_bits(runs.result(two), one)
+        failures += not same
+        print(f"np {layout[0]} pp {layout[1]} ep {layout[2]} {layout[3]}, {ranks_per_node} ranks a node: {'the bits of one hop' if same else 'DIFFERS  FAILED'}", flush=True)
     return failures
 
 
@@ -147,8 +178,9 @@ def main():
                 failures += not good
                 print(f"{name} np {ranks} pp {pp} dp {ranks // pp} ep {ep} {schedule if pp > 1 else '':11s} curves {loss:.2e} weights {weight:.2e} "
                       f"counts {'equal' if same else 'DIFFER'} {time.monotonic() - start:.1f} s{'' if good else '  FAILED'}", flush=True)
+            failures += sharded_gradients(runs, full)
             if name == "deepseek_v3":
-                failures += resumed(runs, reference, full) + uneven(runs) + recomputed(runs)
+                failures += resumed(runs, reference, full) + uneven(runs) + recomputed(runs) + two_hops(runs, full)
     print(f"{failures} failed")
     return 1 if failures else 0
 
