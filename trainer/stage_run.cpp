@@ -82,6 +82,7 @@ at::Tensor StageRun::run_forward(Stage& stage, int32_t microbatch, at::Tensor in
     handed_on = kept.output.detach();
   }
   if (training()) kept_[{stage.number, microbatch}] = std::move(kept);
+  peak_kept_ = std::max(peak_kept_, kept_.size());
   return handed_on;
 }
 

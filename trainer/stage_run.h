@@ -56,6 +56,8 @@ class StageRun final : public StepRun {
  public:
   using StepRun::StepRun;
   [[nodiscard]] const StepLoss& loss() const { return loss_; }
+  /// Most forwards that were kept at a time for their backward.
+  [[nodiscard]] size_t peak_kept() const { return peak_kept_; }
 
  private:
   /// What the backward pass of a micro-batch needs.
@@ -71,6 +73,7 @@ class StageRun final : public StepRun {
   void add_loss(model::CausalLM& model, const data::MicroBatch& micro, const kernels::Targets& targets, Kept& kept);
 
   std::map<std::pair<int32_t, int32_t>, Kept> kept_;  // by stage and micro-batch
+  size_t peak_kept_ = 0;
   StepLoss loss_;
 };
 

@@ -167,7 +167,9 @@ data::StepPlan Stages::step_plan(const StepConfig& config, int64_t first_step) c
 
 StepLoss Stages::forward_backward(const data::StepBatch& batch, const LossTerms& terms) {
   StageRun run(stages_, batch.micro_batches, terms, true, config_.hidden_size);
-  carry_out(batch, run);
+  const auto& plan = carry_out(batch, run);
+  const int32_t allowed = parallel::peak_activations(plan)[static_cast<size_t>(mesh_.coordinate("pp"))];
+  TESSERA_CHECK(static_cast<int32_t>(run.peak_kept()) <= allowed, "kept ", run.peak_kept(), " micro-batches' activations, ", plan.name, " allows ", allowed);
   return run.loss();
 }
 
@@ -176,10 +178,11 @@ void Stages::rehearse(const data::StepBatch& batch, const LossTerms& terms, cons
   carry_out(batch, run);
 }
 
-void Stages::carry_out(const data::StepBatch& batch, StepRun& run) {
+const parallel::PipelineSchedule& Stages::carry_out(const data::StepBatch& batch, StepRun& run) {
   const auto& plan = schedule(static_cast<int32_t>(batch.micro_batches.size()));
   run.expect(plan.ranks[static_cast<size_t>(mesh_.coordinate("pp"))]);
   runtime_.run(plan, run);
+  return plan;
 }
 
 double Stages::evaluate(const std::vector<data::MicroBatch>& micro_batches) {

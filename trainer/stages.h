@@ -44,6 +44,9 @@ class Stages final {
   /// Micro-batches that the schedule needs at least, and a multiple of which.
   [[nodiscard]] parallel::MicrobatchRule microbatch_rule() const;
 
+  [[nodiscard]] const std::vector<std::unique_ptr<Stage>>& stages() const { return stages_; }
+  /// The checked schedule of a step of so many micro-batches.
+  const parallel::PipelineSchedule& schedule(int32_t microbatches);
   /// Moves what is trained into flat buckets: the adapters, or all weights.
   void make_trainable(bool adapters);
   [[nodiscard]] std::vector<parallel::FlatBuckets*> buckets() const;
@@ -66,8 +69,7 @@ class Stages final {
   double evaluate(const std::vector<data::MicroBatch>& micro_batches);
 
  private:
-  const parallel::PipelineSchedule& schedule(int32_t microbatches);
-  void carry_out(const data::StepBatch& batch, StepRun& run);
+  const parallel::PipelineSchedule& carry_out(const data::StepBatch& batch, StepRun& run);
   [[nodiscard]] parallel::Communicator& group(model::CausalLM::Replicas replicas) const;
 
   model::ModelConfig config_;

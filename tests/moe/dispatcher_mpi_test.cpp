@@ -101,6 +101,34 @@ INSTANTIATE_TEST_SUITE_P(, AllToAll,
                                          std::pair<const char*, std::vector<int64_t>>{"spread", {1}},
                                          std::pair<const char*, std::vector<int64_t>>{"spread", {0}}));      // nobody has any
 
+// Four ranks as two nodes of two: the bits of one hop, and a token crosses to a node once, however many of its experts are
+// there.
+TEST(TwoHops, GiveTheBitsOfOneAndCrossOnce) {
+  parallel::Communicator& world = test_world();
+  if (world.size() != 4) GTEST_SKIP() << "needs four ranks";
+  const parallel::Mesh one(world, {.ep = 4, .ranks_per_node = 4}), two(world, {.ep = 4, .ranks_per_node = 2});
+  ASSERT_FALSE(one.experts().two_hops());
+  ASSERT_TRUE(two.experts().two_hops());
+  const int64_t num_experts = 8, local = 2, gate_rows = 2 * kWidth, first = world.rank() * local;
+  const at::Tensor gate_up = random_tensor({local * gate_rows, kDim}, 1 + world.rank()), down = random_tensor({local * kDim, kWidth}, 9 + world.rank());
+  for (const int64_t count : {int64_t{0}, int64_t{1}, 7 + int64_t{world.rank()}}) {
+    const Tokens tokens = tokens_of(world.rank(), count, num_experts, "spread");
+    std::vector<Passage> passages;
+    const auto near = make_all_to_all_dispatcher(num_experts, one.experts()), far = make_all_to_all_dispatcher(num_experts, two.experts(), "", &passages);
+    EXPECT_EQ(far->first_expert(), first);
+    const Result a = run(*near, tokens, gate_up, down), b = run(*far, tokens, gate_up, down);
+    EXPECT_TRUE(a.y.equal(b.y) && a.dx.equal(b.dx) && a.dweights.equal(b.dweights) && a.dbase.equal(b.dbase));
+    EXPECT_TRUE(a.gate_up.equal(b.gate_up) && a.down.equal(b.down));
+    ASSERT_EQ(passages.size(), 2u);
+    std::vector<int64_t> expected(2, 0);  // tokens with an expert on the node
+    const int32_t* chosen = tokens.experts.const_data_ptr<int32_t>();
+    for (int64_t t = 0; t < count; ++t)
+      for (int32_t node = 0; node < 2; ++node)
+        expected[static_cast<size_t>(node)] += std::any_of(chosen + t * kChoices, chosen + (t + 1) * kChoices, [&](int32_t e) { return e / 4 == node; });
+    EXPECT_EQ(passages[0].departing, expected);
+  }
+}
+
 TEST(AllToAllDispatcher, ExpertsMustBeDealtEqually) {
   EXPECT_THROW((void)make_all_to_all_dispatcher(2 * test_world().size() + 1, parallel::ExpertAxis{&test_world(), nullptr, nullptr}), ConfigError);
 }

@@ -31,7 +31,7 @@ struct Replica {
       parameters.back()->value = numbers(kShapes[i], static_cast<int64_t>(i) + 100);
       items.push_back({parameters.back(), i == kShared ? 2 : 1});
     }
-    buckets = std::make_unique<FlatBuckets>(items, dp, BucketOptions{.bucket_bytes = bucket_bytes, .zero_stage = zero_stage});
+    buckets = std::make_unique<FlatBuckets>(items, dp, BucketOptions{.bucket_bytes = bucket_bytes, .zero_stage = zero_stage, .name = "test"});
   }
 
   /// What the layers do in the backward pass of one micro-batch of rank `rank`.
@@ -79,6 +79,7 @@ TEST_P(Buckets, SeveralRanksGiveTheWeightsOfOne) {
       if (many.buckets->reduces_each_microbatch()) many.buckets->start_reduction();
     }
     many.buckets->finish_reduction();
+    for (const auto& bucket : many.buckets->buckets()) EXPECT_EQ(bucket.gradient.defined(), zero_stage() == 1 || ranks == 1);
     one.buckets->start_overlap();
     for (int r = 0; r < ranks; ++r)
       for (int micro = 0; micro < kMicroBatches; ++micro)

@@ -56,16 +56,22 @@ TEST(PipelineSchedule, BubblesAreThoseOfTheLiterature) {
   const ActionCosts equal{}, light{.backward_weight = 0.5};
   for (int32_t p = 2; p <= 16; ++p) {
     const double others = p - 1;
-    EXPECT_NEAR(bubble(make_gpipe(p, 2 * p), costs), others * (f + b), 1e-9) << p;
-    EXPECT_NEAR(bubble(make_1f1b(p, 2 * p), costs), others * (f + b), 1e-9) << p;
-    for (const int32_t v : {2, 3})  // costs are of one stage, a v-th of the rank's
-      EXPECT_NEAR(bubble(make_interleaved_1f1b(p, 2 * p, v), costs), others * (f + b), 1e-9) << p << ' ' << v;
-    EXPECT_NEAR(bubble(make_zero_bubble_h1(p, 3 * p), costs), others * (f + b - 2 * w), 1e-9) << p;
+    for (const int32_t rounds : {1, 2, 5}) {
+      const int32_t m = rounds * p;
+      EXPECT_NEAR(bubble(make_gpipe(p, m), costs), others * (f + b), 1e-9) << p << ' ' << m;
+      EXPECT_NEAR(bubble(make_1f1b(p, m), costs), others * (f + b), 1e-9) << p << ' ' << m;
+      for (const int32_t v : {2, 3, 4})  // costs are of one stage, a v-th of the rank's
+        EXPECT_NEAR(bubble(make_interleaved_1f1b(p, m, v), costs), others * (f + b), 1e-9) << p << ' ' << m << ' ' << v;
+      if (rounds == 1) continue;
+      EXPECT_NEAR(bubble(make_zero_bubble_h1(p, m), costs), others * (f + b - 2 * w), 1e-9) << p << ' ' << m;
+    }
     EXPECT_NEAR(bubble(make_zero_bubble_v(p, 3 * p), equal), 0.0, 1e-9) << p;
     if (p % 2 == 0) {
       const double half = p / 2 - 1;
-      EXPECT_NEAR(bubble(make_dualpipe(p, 2 * p + 6), equal), half * ((1 + 2) + 2 - 3 * 1), 1e-9) << p;
-      EXPECT_NEAR(bubble(make_dualpipe(p, 2 * p + 6), light), half * ((1 + 1.5) + 1.5 - 3 * 0.5), 1e-9) << p;
+      for (const int32_t m : {2 * p, 2 * p + 2, 2 * p + 6, 5 * p}) {
+        EXPECT_NEAR(bubble(make_dualpipe(p, m), equal), half * ((1 + 2) + 2 - 3 * 1), 1e-9) << p << ' ' << m;
+        EXPECT_NEAR(bubble(make_dualpipe(p, m), light), half * ((1 + 1.5) + 1.5 - 3 * 0.5), 1e-9) << p << ' ' << m;
+      }
     }
     EXPECT_NEAR(bubble(make_dualpipe_v(p, 3 * p), equal), others * ((1 + 2) + 2 - 3 * 1), 1e-9) << p;
     EXPECT_NEAR(bubble(make_dualpipe_v(p, 3 * p), light), others * ((1 + 1.5) + 1.5 - 3 * 0.5), 1e-9) << p;

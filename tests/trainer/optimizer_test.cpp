@@ -27,7 +27,7 @@ struct Rank {
   Rank(int rank, int size, int64_t bucket_bytes = kSmallBuckets) : place(parallel::make_dry_run_communicator(rank, size)) {
     std::vector<parallel::FlatBuckets::Item> items;
     for (const auto& used : model->parameters()) items.push_back({used.parameter, used.uses});
-    buckets = std::make_unique<parallel::FlatBuckets>(items, *place, parallel::BucketOptions{.bucket_bytes = bucket_bytes});
+    buckets = std::make_unique<parallel::FlatBuckets>(items, *place, parallel::BucketOptions{.bucket_bytes = bucket_bytes, .zero_stage = 1, .name = "test"});
     optimizer = std::make_unique<AdamW>(std::vector{buckets.get()}, kConfig);
   }
   /// The same gradients on every rank, as after a reduction.
