@@ -1,4 +1,5 @@
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 
 #include "checkpoint/manifest.h"
 #include "checkpoint/reader.h"
@@ -67,10 +68,10 @@ std::optional<model::LoraConfig> lora_of(const json& state) {
 }
 
 void write_model(model::CausalLM& model, const fs::path& companions, const Options& options, at::ScalarType automatic,
-                 const fs::path& like = {}) {
+                 const fs::path& like = {}, const model::ValueSource& values = &model::NamedWeight::view) {
   make_directories(options.output);
   model::copy_companions(companions, options.output);
-  model::save_weights(model, options.output, parse_format(options, automatic, like));
+  model::save_weights(model, options.output, parse_format(options, automatic, like), values);
 }
 
 void export_model_folder(const fs::path& folder, const Options& options) {
@@ -87,12 +88,14 @@ void export_checkpoint(const fs::path& folder, const Options& options) {
   model::ModelConfig config = model::ModelConfig::load(companions);
   config.num_mtp_modules = state.value("mtp_modules", int64_t{0});
   model::CausalLM model(std::move(config));
-  const auto read_all = [&](const std::vector<model::NamedWeight>& weights) {
-    for (const auto& weight : weights) reader.read("weight", weight.name, 0, weight.view().view({-1}));
-  };
-  if (!lora) {
-    read_all(model.weights());
-    write_model(model, companions, options, config_dtype(model.config().raw));
+  if (!lora) {  // straight from the checkpoint: the model's own parameters are never touched and take no memory
+    const auto weights = model.weights();
+    for (const auto& weight : weights) reader.require("weight", weight.name);
+    write_model(model, companions, options, config_dtype(model.config().raw), {}, [&](const model::NamedWeight& weight) {
+      at::Tensor value = at::empty(weight.shape, at::kFloat);
+      reader.read("weight", weight.name, 0, value.view({-1}));
+      return value;
+    });
     return;
   }
   const fs::path base = state.at("base_model").get<std::string>();
@@ -102,7 +105,7 @@ void export_checkpoint(const fs::path& folder, const Options& options) {
       throw ConfigError("the base model " + base.string() + " has changed since the adapter was trained on it");
   }
   model::check_targets(model::add_adapters(model, *lora, 0), *lora);
-  read_all(model.adapter_weights());
+  for (const auto& weight : model.adapter_weights()) reader.read("weight", weight.name, 0, weight.view().view({-1}));
   if (options.merge_lora) {
     model::merge_adapters(model);
     write_model(model, companions, options, model::stored_dtype(base), base);

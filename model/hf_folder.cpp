@@ -217,10 +217,10 @@ namespace {
 using Tensors = std::vector<checkpoint::TensorToWrite>;
 
 /// The two tensors of an FP8 weight. They are made one after the other, and quantised once for each.
-void add_fp8(const NamedWeight& weight, const BlockQuantization& block, const at::Tensor& before, Tensors& tensors) {
+void add_fp8(const NamedWeight& weight, const BlockQuantization& block, const at::Tensor& before, const ValueSource& values, Tensors& tensors) {
   const std::vector<int64_t> blocks = {(weight.shape[0] + block.rows - 1) / block.rows, (weight.shape[1] + block.columns - 1) / block.columns};
-  tensors.push_back({weight.name, at::kFloat8_e4m3fn, weight.shape, [=] { return quantize(weight.view(), block, before).values; }});
-  tensors.push_back({scale_name(weight.name), at::kFloat, blocks, [=] { return quantize(weight.view(), block, before).scales; }});
+  tensors.push_back({weight.name, at::kFloat8_e4m3fn, weight.shape, [=] { return quantize(values(weight), block, before).values; }});
+  tensors.push_back({scale_name(weight.name), at::kFloat, blocks, [=] { return quantize(values(weight), block, before).scales; }});
 }
 
 json config_to_write(const ModelConfig& config, const WeightFormat& format, bool fp8) {
@@ -236,13 +236,15 @@ json config_to_write(const ModelConfig& config, const WeightFormat& format, bool
 }
 
 /// Embedding and head, which published MTP modules hold once more.
-void add_mtp_copies(const CausalLM& model, const WeightFormat& format, const SafetensorsFolder* like, Tensors& tensors) {
+void add_mtp_copies(const CausalLM& model, const std::vector<NamedWeight>& weights, const WeightFormat& format, const SafetensorsFolder* like,
+                    const ValueSource& values, Tensors& tensors) {
   for (int64_t m = 0; m < model.config().num_mtp_modules; ++m) {
     const auto add = [&](const std::string& name, const kernels::ParameterPtr& parameter) {
       const SafetensorsFile* file = like == nullptr ? nullptr : like->find(mtp_prefix(model.config(), m) + name);
       if (like != nullptr && file == nullptr) return;
       const at::ScalarType dtype = file == nullptr ? format.dtype : file->view(mtp_prefix(model.config(), m) + name).scalar_type();
-      tensors.push_back({mtp_prefix(model.config(), m) + name, dtype, parameter->value.sizes().vec(), [parameter] { return parameter->value.detach(); }});
+      const auto original = std::find_if(weights.begin(), weights.end(), [&](const NamedWeight& weight) { return weight.parameter == parameter; });
+      tensors.push_back({mtp_prefix(model.config(), m) + name, dtype, original->shape, [values, weight = *original] { return values(weight); }});
     };
     add("embed_tokens.weight", model.embedding());
     add("shared_head.head.weight", model.head());
@@ -251,26 +253,27 @@ void add_mtp_copies(const CausalLM& model, const WeightFormat& format, const Saf
 
 }  // namespace
 
-void save_weights(const CausalLM& model, const std::filesystem::path& folder, const WeightFormat& format) {
+void save_weights(const CausalLM& model, const std::filesystem::path& folder, const WeightFormat& format, const ValueSource& values) {
   std::unique_ptr<SafetensorsFolder> like;
   if (!format.like.empty()) like = std::make_unique<SafetensorsFolder>(format.like, "model");
   Tensors tensors;
   bool fp8 = format.fp8_blocks;
-  for (const auto& weight : model.weights()) {
+  const auto weights = model.weights();
+  for (const auto& weight : weights) {
     const SafetensorsFile* file = like == nullptr ? nullptr : like->find(weight.name);
     at::ScalarType dtype = file == nullptr ? format.dtype : file->header().tensors.at(weight.name).dtype;
     if (format.fp8_blocks && weight.projection) {
-      add_fp8(weight, kFp8Block, {}, tensors);
+      add_fp8(weight, kFp8Block, {}, values, tensors);
     } else if (dtype == at::kFloat8_e4m3fn) {
       const auto* scales = like->find(scale_name(weight.name));
-      add_fp8(weight, model.config().quantization, scales->view(scale_name(weight.name)), tensors);
+      add_fp8(weight, model.config().quantization, scales->view(scale_name(weight.name)), values, tensors);
       fp8 = true;
     } else {
       if (weight.buffer && file == nullptr) dtype = at::kFloat;
-      tensors.push_back({weight.name, dtype, weight.shape, [weight] { return weight.view(); }});
+      tensors.push_back({weight.name, dtype, weight.shape, [weight, values] { return values(weight); }});
     }
   }
-  add_mtp_copies(model, format, like.get(), tensors);
+  add_mtp_copies(model, weights, format, like.get(), values, tensors);
   write_file_atomically(folder / "config.json", config_to_write(model.config(), format, fp8).dump(2) + "\n");
   checkpoint::write_safetensors_folder(folder, "model", tensors);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -35,8 +36,12 @@ struct WeightFormat {
   std::filesystem::path like = {};  // a model folder: each of its tensors as it is stored there, the others in dtype
 };
 
-/// Writes config.json and the weights into `folder`, beside companions already there.
-void save_weights(const CausalLM& model, const std::filesystem::path& folder, const WeightFormat& format);
+/// A weight's values, asked for when it is written and let go afterwards.
+using ValueSource = std::function<at::Tensor(const NamedWeight& weight)>;
+
+/// Writes config.json and the weights into `folder`, beside companions already there. One tensor is held at a time beside
+/// what `values` comes from: the model, unless given.
+void save_weights(const CausalLM& model, const std::filesystem::path& folder, const WeightFormat& format, const ValueSource& values = &NamedWeight::view);
 inline void save_weights(const CausalLM& model, const std::filesystem::path& folder, at::ScalarType dtype) {
   save_weights(model, folder, WeightFormat{.dtype = dtype});
 }

@@ -30,6 +30,8 @@ TEST(ParallelConfig, NamesTheKeyAndWhatToSet) {
   EXPECT_THAT(error_of(1, {.pipeline_schedule = "1f1bb"}), testing::HasSubstr("did you mean 1f1b?"));
   EXPECT_THAT(error_of(1, {.pipeline_schedule = "dualpipe"}), "");
   EXPECT_THAT(error_of(1, {.zero = 3}), testing::HasSubstr("parallel.zero = 3"));
+  EXPECT_THAT(error_of(4, {.pp = 2, .pipeline_schedule = "dualpipe", .zero = 2}), testing::HasSubstr("use 1, or the schedule dualpipe_v"));
+  EXPECT_THAT(error_of(2, {.ranks_per_node = -1}), testing::HasSubstr("parallel.ranks_per_node = -1"));
 }
 
 // Every layout of up to 8 ranks: groups partition the world, coordinates and groups agree, orders are as documented.

@@ -60,7 +60,7 @@ TEST(Recipe, AnUnknownKeyNamesLineAndNearestKey) {
   EXPECT_THAT(refusal(kSmallest + "optimizer:\n  lr: 1.0e-3\n  weight_decy: 0.1\n"),
               testing::AllOf(HasSubstr("r.yaml:6: optimizer.weight_decy is not a known key"), HasSubstr("did you mean 'weight_decay'?")));
   EXPECT_THAT(refusal(kSmallest + "trian: {steps: 1}\n"), testing::AllOf(HasSubstr("r.yaml:4: trian"), HasSubstr("'train'")));
-  EXPECT_THAT(refusal(kSmallest + "log: {zzzzzz: 1}\n"), testing::AllOf(HasSubstr("log.zzzzzz"), HasSubstr("known here: every, tensorboard")));
+  EXPECT_THAT(refusal(kSmallest + "log: {zzzzzz: 1}\n"), testing::AllOf(HasSubstr("log.zzzzzz"), HasSubstr("known here: communication, every, tensorboard")));
   EXPECT_THAT(refusal("model: {path: m}\ndata: {train: [{path: a}, {path: b, wieght: 2}]}\ntrain: {steps: 1}\n"),
               testing::AllOf(HasSubstr("r.yaml:2: data.train[1].wieght"), HasSubstr("'weight'")));
 }
