@@ -26,3 +26,18 @@ endif()
 add_library(tessera_pch OBJECT ${CMAKE_BINARY_DIR}/pch/pch.cpp)
 target_link_libraries(tessera_pch PUBLIC tessera_options tessera_torch)
 target_precompile_headers(tessera_pch PUBLIC <torch/torch.h>)
+
+# LibTorch's CUDA part with the headers and libraries of the wheels beside it, where they are installed.
+get_filename_component(site_packages ${TORCH_DIR} DIRECTORY)
+set(NCCL_DIR ${site_packages}/nvidia/nccl)
+file(GLOB CUDA_WHEEL_DIR "${site_packages}/nvidia/cu1*")
+if(EXISTS ${NCCL_DIR}/include/nccl.h AND EXISTS ${CUDA_WHEEL_DIR}/include/cuda_runtime.h AND EXISTS ${TORCH_DIR}/lib/libtorch_cuda.so)
+  add_library(tessera_torch_cuda INTERFACE)
+  target_compile_definitions(tessera_torch_cuda INTERFACE USE_C10D_NCCL)
+  target_include_directories(tessera_torch_cuda SYSTEM INTERFACE ${NCCL_DIR}/include ${CUDA_WHEEL_DIR}/include)
+  target_link_libraries(tessera_torch_cuda INTERFACE tessera_torch -Wl,--no-as-needed ${TORCH_DIR}/lib/libtorch_cuda.so ${TORCH_DIR}/lib/libc10_cuda.so
+                        -Wl,--as-needed)
+endif()
+if(TESSERA_CUDA AND NOT TARGET tessera_torch_cuda)
+  message(FATAL_ERROR "TESSERA_CUDA=ON needs LibTorch's CUDA libraries in ${site_packages}; run launch/setup test, or launch/setup build on a machine with a GPU")
+endif()

@@ -14,6 +14,7 @@
 #include "data/tokenizer.h"
 #include "model/causal_lm.h"
 #include "parallel/communicator.h"
+#include "parallel/device.h"
 
 namespace tessera::launch {
 
@@ -23,6 +24,7 @@ struct App {
   bool quiet = false;
   std::function<bool()> stop_requested;
   std::function<void(double)> set_timeout;  // communication.timeout_seconds
+  const parallel::DeviceRegistry& devices;
 
   [[nodiscard]] bool first() const { return world.rank() == 0; }
 };

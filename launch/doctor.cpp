@@ -61,7 +61,14 @@ void check_tools() {
   if (!kernels::onednn_available())
     line("missing", "oneDNN (libdnnl.so.2): on processors that are not Intel's it multiplies faster (Debian: apt-get install libdnnl2)");
   const bool gpu = ::access("/dev/nvidia0", F_OK) == 0;
-  line("ok", gpu ? "a GPU is there; this build computes on the CPU" : "no GPU; this build computes on the CPU");
+  line("ok", gpu ? "a GPU is there; this version computes on the CPU" : "no GPU; this version computes on the CPU");
+}
+
+void check_devices(const parallel::DeviceRegistry& devices) {
+  for (const auto& name : devices.names()) {
+    const int count = devices.find(name).count();
+    line(count > 0 ? "ok" : "missing", detail::concat("devices of kind ", name, ": ", count, count > 0 ? "" : " on this host"));
+  }
 }
 
 void measure() {
@@ -87,6 +94,7 @@ Command doctor_command(CLI::App& cli) {
     if (!app.first()) return;
     check_machine();
     check_tools();
+    check_devices(app.devices);
     if (*measured) measure();
   };
 }

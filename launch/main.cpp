@@ -20,6 +20,9 @@
 #include "core/text.h"
 #include "launch/app.h"
 #include "parallel/mpi_communicator.h"
+#ifdef TESSERA_CUDA
+#include "parallel/nccl.h"
+#endif
 
 namespace tessera::launch {
 namespace {
@@ -89,6 +92,7 @@ void keep_freed_memory() {
 struct Cli {
   CLI::App app{"Tessera trains and adapts DeepSeek-style reasoning models.", "tessera"};
   bool quiet = false;
+  std::vector<std::string> plugins;
   std::vector<std::pair<CLI::App*, Command>> commands;
 
   Cli() {
@@ -96,6 +100,7 @@ struct Cli {
     app.require_subcommand(1);
     app.fallthrough();
     app.add_flag("--quiet", quiet, "warnings and errors only");
+    app.add_option("--plugin", plugins, "a library that registers devices of another vendor");
     app.get_formatter()->column_width(34);
     add("train", "run a recipe", train_command);
     add("prepare", "tokenise sources into an HDF5 token store", prepare_command);
@@ -143,9 +148,20 @@ void complain(const std::exception& error, int rank, int world_size) {
   std::fflush(stderr);
 }
 
+void register_devices(const std::vector<std::string>& plugins, parallel::DeviceRegistry& devices) {
+#ifdef TESSERA_CUDA
+  devices.add(parallel::make_cuda_kind());
+#endif
+  for (const auto& plugin : plugins) devices.load_plugin(plugin);
+  for (const auto& name : devices.names())
+    for (const auto& [variable, value] : devices.find(name).environment) ::setenv(variable.c_str(), value.c_str(), 0);
+}
+
 int run(const Cli& cli, parallel::Communicator& world, const std::function<void(double)>& set_timeout) {
   configure_logging({.rank = world.rank(), .world_size = world.size(), .quiet = cli.quiet});
-  App app{world, cli.quiet, [] { return stop_requested.load(); }, set_timeout};
+  parallel::DeviceRegistry devices;
+  register_devices(cli.plugins, devices);
+  App app{world, cli.quiet, [] { return stop_requested.load(); }, set_timeout, devices};
   cli.chosen()(app);
   return 0;
 }

@@ -33,6 +33,11 @@ QUICK = [(2, 1, 2, "1f1b"), (4, 2, 2, "zb_h1"), (4, 2, 2, "dualpipe"), (2, 2, 1,
 ZERO_2 = [(2, 1, 1, "1f1b"), (4, 2, 2, "zb_h1"), (4, 1, 2, "1f1b"), (2, 2, 1, "dualpipe_v"), (4, 4, 1, "interleaved"), (8, 2, 2, "1f1b")]
 # Experts over several nodes, so that tokens take two hops, and ranks of a node.
 TWO_HOPS = [((4, 1, 4, "1f1b"), 2), ((8, 1, 8, "1f1b"), 2), ((8, 1, 8, "1f1b"), 4), ((8, 1, 4, "1f1b"), 2), ((8, 2, 4, "dualpipe"), 2)]
+# Saved in the first, resumed in the second.
+PAIRS = [((1, 1, 1, "1f1b"), (4, 2, 2, "dualpipe")), ((4, 2, 2, "dualpipe"), (2, 1, 2, "1f1b")), ((2, 1, 2, "1f1b"), (4, 4, 1, "zb_v")),
+         ((4, 4, 1, "zb_v"), (1, 1, 1, "1f1b")), ((2, 2, 1, "interleaved"), (4, 1, 4, "1f1b")), ((4, 1, 4, "1f1b"), (2, 2, 1, "dualpipe_v")),
+         ((2, 1, 1, "1f1b"), (2, 2, 1, "gpipe")), ((2, 2, 1, "gpipe"), (4, 1, 2, "1f1b")), ((4, 1, 2, "1f1b"), (4, 4, 1, "zb_h1")),
+         ((4, 4, 1, "dualpipe"), (4, 1, 1, "1f1b")), ((4, 1, 1, "1f1b"), (4, 2, 2, "zb_h1")), ((8, 2, 2, "1f1b"), (2, 2, 1, "zb_v"))]
 
 
 def cases(full, model):

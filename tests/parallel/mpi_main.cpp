@@ -1,6 +1,7 @@
 // Runs GoogleTest on every rank. Rank 0 prints; the other ranks print failures only. Exits non-zero on every rank if a
 // test failed on any.
 #include "mpi_main.h"
+#include "parallel/c10d_communicator.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -12,7 +13,7 @@ namespace tessera::parallel {
 namespace {
 
 MpiContext* context = nullptr;
-Communicator* world = nullptr;
+Communicator *world = nullptr, *mpi_world = nullptr;
 
 class RankPrinter final : public testing::EmptyTestEventListener {
   void OnTestPartResult(const testing::TestPartResult& result) override {
@@ -25,6 +26,7 @@ class RankPrinter final : public testing::EmptyTestEventListener {
 }  // namespace
 
 Communicator& test_world() { return *world; }
+extern "C" Communicator* twin_world_pointer() { return mpi_world; }
 MpiContext& test_context() { return *context; }
 
 }  // namespace tessera::parallel
@@ -41,7 +43,15 @@ int main(int argc, char** argv) {
   MpiContext mpi(options);
   context = &mpi;
   const auto communicator = mpi.world();
-  world = communicator.get();
+  world = mpi_world = communicator.get();
+  // Once more through a device backend: a plug-in's, over MPI.
+  DeviceRegistry devices;
+  std::unique_ptr<Communicator> wrapped;
+  if (const char* plugin = std::getenv("TESSERA_TEST_PLUGIN")) {
+    devices.load_plugin(plugin);
+    wrapped = make_c10d_communicator(*communicator, devices.find("twin"), {.timeout_seconds = 20});
+    world = wrapped.get();
+  }
   auto& listeners = testing::UnitTest::GetInstance()->listeners();
   if (mpi.rank() != 0) {
     delete listeners.Release(listeners.default_result_printer());
