@@ -21,4 +21,22 @@ expect_violation kernels/cuda/a.cu parallel/b.h
 expect_violation model/a.cpp trainer/b.h
 expect_violation checkpoint/a.cpp model/b.h
 expect_violation parallel/a.h mesh.h
+expect_call() {  # FILE LINE
+  rm -rf "${scratch:?}"/*
+  mkdir -p "$scratch/$(dirname "$1")"
+  printf '%s\n' "$2" >"$scratch/$1"
+  if "$here/layering" "$scratch" >"$scratch/out"; then
+    echo "not detected: $2 in $1"
+    exit 1
+  fi
+}
+expect_call trainer/a.cpp '#include <cuda_runtime.h>'
+expect_call parallel/a.cpp '#include <nccl.h>'
+expect_call parallel/a.h '#include <c10/cuda/CUDAFunctions.h>'
+expect_call model/a.cpp '  cudaMalloc(&p, 3);'
+expect_call launch/a.cpp '  c10::cuda::set_device(0);'
+rm -rf "${scratch:?}"/*
+mkdir -p "$scratch/kernels/cuda"
+echo 'void f() { cudaFree(nullptr); }' >"$scratch/kernels/cuda/a.cu"
+"$here/layering" "$scratch" >/dev/null
 echo passed
