@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <utility>
@@ -12,11 +13,20 @@
 
 namespace tessera::kernels {
 
-/// Weight gradients of a pipeline stage that wait for a later action of the schedule (zero-bubble schedules), so that the
-/// gradient of the input can be sent on first.
+/// Weight gradients of a pipeline stage that wait: for a later action of the schedule (zero-bubble schedules), so that the
+/// gradient of the input can be sent on first, or, with `filling`, for a time in which the backward pass waits for peers.
 struct GradientQueue {
-  bool deferring = false;
-  std::vector<std::function<void()>> waiting;
+  bool deferring = false, filling = false;
+  std::deque<std::function<void()>> waiting;
+
+  /// Makes the oldest; false when there is none or they wait for the schedule.
+  bool fill() {
+    if (!filling || waiting.empty()) return false;
+    const auto work = std::move(waiting.front());
+    waiting.pop_front();
+    work();
+    return true;
+  }
 };
 
 struct Parameter {

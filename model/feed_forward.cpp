@@ -47,7 +47,7 @@ class DenseMlp final : public FeedForward {
 
 std::unique_ptr<moe::Dispatcher> make_dispatcher(int64_t num_experts, int64_t layer, const Shard& shard) {
   if (!shard.shares_experts()) return moe::make_local_dispatcher(num_experts);
-  return moe::make_all_to_all_dispatcher(num_experts, shard.ep, "moe layer " + std::to_string(layer), shard.passages);
+  return moe::make_all_to_all_dispatcher(num_experts, shard.ep, "moe layer " + std::to_string(layer), shard.passages, shard.queue);
 }
 
 class MoeLayer final : public FeedForward {

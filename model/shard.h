@@ -18,6 +18,7 @@ struct Shard {
   /// Both ends hold the embedding: the last for a tied head or for MTP modules.
   bool embedding_at_both_ends = false;
   parallel::ExpertAxis ep = {};             // shares out the experts; without ranks all are here
+  kernels::GradientQueue* queue = nullptr;  // of the stage: weight gradients for the time that exchanges of tokens take
   std::vector<moe::Passage>* passages = nullptr;  // receives those of the experts' tokens, if given
   kernels::ParameterPtr embedding = {};     // of the first stage, where that lies on this rank too
 

@@ -149,6 +149,7 @@ struct Hop {
   int32_t source;                     // what tokens that carry no source are marked with; -1: not
   std::string site;
   std::vector<Passage>* record;
+  kernels::GradientQueue* queue;
 };
 
 class AllToAllDispatch final : public Dispatch {
@@ -168,9 +169,9 @@ class AllToAllDispatch final : public Dispatch {
     if (hop.record != nullptr) hop.record->push_back({departing_, arriving_});
     labels_ = at::empty({std::accumulate(arriving_.begin(), arriving_.end(), int64_t{0}), plan.labels.size(1)}, at::kInt);
     labels_work_ = hop.group.all_to_all(labels_, plan.labels, arriving_, departing_, hop.site + ", experts");
-    weights_way_.emplace(hop.group, departing_, arriving_, hop.site + ", weights");
+    weights_way_.emplace(hop.group, departing_, arriving_, hop.site + ", weights", hop.queue);
     weights_ = weights_way_->start(weights);
-    there_.emplace(hop.group, departing_, arriving_, hop.site + ", tokens");
+    there_.emplace(hop.group, departing_, arriving_, hop.site + ", tokens", hop.queue);
     rows_ = there_->start(rows);
   }
 
@@ -188,7 +189,7 @@ class AllToAllDispatch final : public Dispatch {
 
   void send_back(const at::Tensor& outputs) override {
     inner_->send_back(outputs);
-    back_.emplace(hop_.group, arriving_, departing_, hop_.site + ", sums");
+    back_.emplace(hop_.group, arriving_, departing_, hop_.site + ", sums", hop_.queue);
     sums_ = back_->start(inner_->combine(base_));
   }
 
@@ -221,11 +222,11 @@ class AllToAllDispatcher final : public Dispatcher {
 std::unique_ptr<Dispatcher> make_local_dispatcher(int64_t num_experts) { return std::make_unique<LocalDispatcher>(num_experts); }
 
 std::unique_ptr<Dispatcher> make_all_to_all_dispatcher(int64_t num_experts, const parallel::ExpertAxis& axis, std::string site,
-                                                       std::vector<Passage>* record) {
+                                                       std::vector<Passage>* record, kernels::GradientQueue* queue) {
   const int64_t ranks = axis.ranks->size(), each = num_experts / ranks;
   if (num_experts % ranks != 0) throw ConfigError(detail::concat("parallel.ep = ", ranks, " must divide the model's ", num_experts, " experts"));
   const auto hop = [&](parallel::Communicator& group, int64_t experts, std::unique_ptr<Dispatcher> inner, int32_t source, const char* where) {
-    return std::make_unique<AllToAllDispatcher>(Hop{group, experts, std::move(inner), source, site + where, record});
+    return std::make_unique<AllToAllDispatcher>(Hop{group, experts, std::move(inner), source, site + where, record, queue});
   };
   if (!axis.two_hops()) return hop(*axis.ranks, each, make_local_dispatcher(each), -1, "");
   auto within = hop(*axis.within, each, make_local_dispatcher(each), -1, " inside the node");

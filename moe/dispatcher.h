@@ -71,10 +71,10 @@ struct Passage {
 };
 
 /// Experts dealt to the ranks of an axis in equal runs. The axis must outlive what is dispatched. `site` names the layer in
-/// messages; `record`, if given, receives each passage of the forward passes, in order. Throws ConfigError when the experts
-/// cannot be dealt equally.
+/// messages; `record`, if given, receives each passage of the forward passes, in order; `queue` as for RowExchange. Throws
+/// ConfigError when the experts cannot be dealt equally.
 [[nodiscard]] std::unique_ptr<Dispatcher> make_all_to_all_dispatcher(int64_t num_experts, const parallel::ExpertAxis& axis, std::string site = {},
-                                                                     std::vector<Passage>* record = nullptr);
+                                                                     std::vector<Passage>* record = nullptr, kernels::GradientQueue* queue = nullptr);
 
 /// The exchanges that a passage of tokens with `choices` experts and `dim` numbers each makes in a forward pass (and, with
 /// `backward`, in the backward pass behind it), without data: for dry runs. `two_hops`: on an axis of several nodes.

@@ -17,6 +17,7 @@ struct RowTransfer {
   Communicator* group = nullptr;
   std::vector<int64_t> send_rows, receive_rows;
   std::string site;
+  kernels::GradientQueue* queue = nullptr;
   WorkPtr forward, backward;
   at::Tensor d_rows;  // on its way between the two halves of the backward pass
 };
@@ -51,6 +52,8 @@ struct StartFunction : torch::autograd::Function<StartFunction> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& /*a placeholder*/) {
     const TransferPtr transfer = held(ctx);
+    while (transfer->queue != nullptr && !transfer->backward->done() && transfer->queue->fill()) {
+    }
     transfer->backward->wait();
     transfer->backward.reset();
     return {std::exchange(transfer->d_rows, at::Tensor()), at::Tensor()};
@@ -77,12 +80,14 @@ struct FinishFunction : torch::autograd::Function<FinishFunction> {
 
 }  // namespace
 
-RowExchange::RowExchange(Communicator& group, std::vector<int64_t> send_rows, std::vector<int64_t> receive_rows, std::string site)
+RowExchange::RowExchange(Communicator& group, std::vector<int64_t> send_rows, std::vector<int64_t> receive_rows, std::string site,
+                         kernels::GradientQueue* queue)
     : transfer_(std::make_shared<RowTransfer>()) {
   transfer_->group = &group;
   transfer_->send_rows = std::move(send_rows);
   transfer_->receive_rows = std::move(receive_rows);
   transfer_->site = std::move(site);
+  transfer_->queue = queue;
 }
 
 at::Tensor RowExchange::start(const at::Tensor& rows) const {

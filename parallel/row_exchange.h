@@ -6,7 +6,7 @@
 //   at::Tensor received = exchange.finish(pending);
 //
 // In the backward pass finish() starts the way back of the gradients and start() waits for them; autograd runs what was
-// recorded between the two in between.
+// recorded between the two in between, and what is then still to wait is spent on weight gradients.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/parameter.h"
 #include "parallel/communicator.h"
 
 namespace tessera::parallel {
@@ -24,8 +25,10 @@ struct RowTransfer;
 
 class RowExchange final {
  public:
-  /// Rows to and from each rank of `group`, which must outlive the backward pass. `site`: for messages.
-  RowExchange(Communicator& group, std::vector<int64_t> send_rows, std::vector<int64_t> receive_rows, std::string site = {});
+  /// Rows to and from each rank of `group`, which must outlive the backward pass. `site`: for messages. `queue`, if given:
+  /// weight gradients to make while the backward pass waits.
+  RowExchange(Communicator& group, std::vector<int64_t> send_rows, std::vector<int64_t> receive_rows, std::string site = {},
+              kernels::GradientQueue* queue = nullptr);
 
   /// rows: [sum of send_rows, D], in the order of the ranks that they go to. Collective over the group, also without rows.
   /// The result may only be given to finish().

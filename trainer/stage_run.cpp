@@ -88,13 +88,17 @@ at::Tensor StageRun::run_forward(Stage& stage, int32_t microbatch, at::Tensor in
 
 at::Tensor StageRun::run_backward(Stage& stage, int32_t microbatch, const at::Tensor& gradient, bool weights_later) {
   Kept& kept = kept_.at({stage.number, microbatch});
-  stage.queue.deferring = weights_later;
+  // What the schedule does not want later is put off until the pass would wait for peers, or ends.
+  stage.queue.filling = !weights_later && stage.model->shard().shares_experts();
+  stage.queue.deferring = weights_later || stage.queue.filling;
   if (stage.model->shard().last) {
     kept.output.backward();
   } else if (kept.output.requires_grad()) {
     torch::autograd::backward({kept.output}, {gradient});
   }
-  stage.queue.deferring = false;
+  while (stage.queue.fill()) {
+  }
+  stage.queue.deferring = stage.queue.filling = false;
   kept.weights = std::exchange(stage.queue.waiting, {});
   at::Tensor d_input;
   if (kept.input.defined()) d_input = kept.input.grad();

@@ -1,6 +1,7 @@
 // What the actions of a pipeline schedule do in one step: with the model, or, in a dry run, its exchanges alone.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <utility>
@@ -64,7 +65,7 @@ class StageRun final : public StepRun {
   struct Kept {
     at::Tensor input, output;  // of the last stage the loss
     std::vector<model::MtpRows> mtp;
-    std::vector<std::function<void()>> weights;
+    std::deque<std::function<void()>> weights;
   };
 
   at::Tensor run_forward(Stage& stage, int32_t microbatch, at::Tensor input) override;

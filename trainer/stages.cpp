@@ -31,6 +31,7 @@ Stages::Stages(const model::ModelConfig& config, const parallel::Mesh& mesh, con
     model::Shard shard = plan_[static_cast<size_t>(number)];
     shard.ep = mesh.experts();
     shard.passages = passages;
+    shard.queue = &stage->queue;
     shard.embedding = embedding;
     stage->model = std::make_unique<model::CausalLM>(config, shard);
     if (shard.first) embedding = stage->model->embedding();
