@@ -29,17 +29,20 @@ Clock::time_point after(Clock::time_point from, double seconds) {
   return from + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
-template <size_t N>
-void copy_text(char (&to)[N], const std::string& text) {
-  const size_t size = std::min(text.size(), N - 1);
-  std::memcpy(to, text.data(), size);
-  to[size] = '\0';
-}
-
 std::string describe(const std::string& name, const std::string& site) { return site.empty() ? name : name + " at " + site; }
 
 std::string describe(const std::string& axis, const Operation& operation) {
   return detail::concat(axis, ' ', operation.name, " #", operation.sequence, operation.site.empty() ? "" : " at ", operation.site);
+}
+
+/// World ranks to which or from which parts of an exchange or all-to-all are under way. For the progress thread.
+std::vector<int> pending_peers(const Operation& operation) {
+  std::vector<int> peers;
+  if (operation.part_peers.empty()) return peers;
+  for (const int64_t part : operation.request_parts) peers.push_back(operation.part_peers[static_cast<size_t>(part)]);
+  std::sort(peers.begin(), peers.end());
+  peers.erase(std::unique(peers.begin(), peers.end()), peers.end());
+  return peers;
 }
 
 std::string mpi_error_text(int code) {
@@ -102,6 +105,18 @@ std::vector<int> find_nodes(MPI_Comm world, int rank, int size) {
 
 }  // namespace
 
+std::string describe_call(const std::string& name, const std::string& site, int64_t bytes, int64_t sequence) {
+  return detail::concat(describe(name, site), " (", format_bytes(bytes), ") as its #", sequence);
+}
+
+std::string describe_callers(const Callers& callers) {
+  std::vector<std::pair<std::string, std::vector<int>>> calls(callers.begin(), callers.end());
+  std::stable_sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
+  std::vector<std::string> texts;
+  for (const auto& [call, ranks] : calls) texts.push_back(name_ranks(ranks) + " called " + call);
+  return "the ranks are out of step: " + join(texts);
+}
+
 // A question (where are you on this channel?) or its answer.
 struct MpiEngine::SideMessage {
   uint64_t inquiry = 0;
@@ -111,8 +126,8 @@ struct MpiEngine::SideMessage {
   // The answer: what was the rank's last operation, and what was its operation number `sequence`.
   int32_t knows_channel = 0;
   int64_t last_sequence = 0;
-  char last_operation[80] = {};  // with its site
-  char name_at_sequence[32] = {};
+  char last_operation[kTextSize + 32] = {};  // with its site
+  char name_at_sequence[32] = {}, site_at_sequence[kTextSize] = {};
   int64_t bytes_at_sequence = 0;
   // Why the rank may be late.
   char phase[96] = {};
@@ -120,14 +135,15 @@ struct MpiEngine::SideMessage {
   int32_t excuse_hops = 0;
   int32_t waits = 0, overdue = 0;
   double wait_left_seconds = 0;
-  char waits_for[128] = {};
+  char waits_for[kTextSize + 96] = {};
 };
 
 struct MpiEngine::Inquiry {
   uint64_t id = 0;
   Channel* channel = nullptr;
   Operation* operation = nullptr;
-  std::vector<int> targets;  // world ranks; for exchanges filled in by the progress thread
+  std::vector<int> targets;  // world ranks; filled in by the progress thread
+  std::vector<int> pending;  // those of them that messages of this operation are still to come from or go to, where they are known
   std::map<int, SideMessage> answers;
   Clock::time_point deadline;
   bool done = false;
@@ -282,17 +298,17 @@ void MpiEngine::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-uint64_t MpiEngine::begin_phase(std::string what) {
+uint64_t MpiEngine::begin_phase(std::string what, const Channel* channel) {
   std::lock_guard lock(mutex_);
-  phases_.emplace(next_id_, std::move(what));
+  phases_.emplace(next_id_, Phase{std::move(what), channel});
   return next_id_++;
 }
 
 void MpiEngine::end_phase(uint64_t id) {
   std::lock_guard lock(mutex_);
-  phases_.erase(id);
-  last_phase_end_ = Clock::now();
-  had_phase_ = true;
+  const auto phase = phases_.find(id);
+  phase_ends_[phase->second.channel] = Clock::now();
+  phases_.erase(phase);
 }
 
 void MpiEngine::set_timeout(double seconds) {
@@ -455,15 +471,8 @@ std::shared_ptr<MpiEngine::Inquiry> MpiEngine::inquire(std::unique_lock<std::mut
 
 void MpiEngine::start_inquiry(Inquiry& inquiry) {
   Operation& operation = *inquiry.operation;
-  if (operation.collective) {
-    inquiry.targets = inquiry.channel->world_ranks;
-  } else {
-    for (const int64_t part : operation.request_parts) {
-      inquiry.targets.push_back(operation.part_peers[static_cast<size_t>(part)]);
-    }
-    std::sort(inquiry.targets.begin(), inquiry.targets.end());
-    inquiry.targets.erase(std::unique(inquiry.targets.begin(), inquiry.targets.end()), inquiry.targets.end());
-  }
+  inquiry.pending = pending_peers(operation);
+  inquiry.targets = operation.collective ? inquiry.channel->world_ranks : inquiry.pending;
   std::erase(inquiry.targets, rank_);
   for (const int target : inquiry.targets) {
     auto send = std::make_unique<PendingSend>();
@@ -517,8 +526,8 @@ void MpiEngine::answer(const SideMessage& question, int to) {
   message = question;
   {
     std::lock_guard lock(mutex_);
-    const auto now = Clock::now();
-    if (const auto found = channels_.find(question.channel); found != channels_.end()) {
+    const auto found = channels_.find(question.channel);
+    if (found != channels_.end()) {
       const Channel& channel = *found->second;
       message.knows_channel = 1;
       const size_t kind = question.collective != 0 ? 0 : 1;
@@ -530,18 +539,18 @@ void MpiEngine::answer(const SideMessage& question, int to) {
       copy_text(message.last_operation, describe(last.name, last.site));
       if (const auto same = record(question.sequence); question.collective != 0 && same.sequence == question.sequence) {
         copy_text(message.name_at_sequence, same.name);
+        copy_text(message.site_at_sequence, same.site);
         message.bytes_at_sequence = same.bytes;
       }
     }
-    if (!phases_.empty()) copy_text(message.phase, phases_.rbegin()->second);
-    if (had_phase_) message.seconds_since_phase = seconds_between(last_phase_end_, now);
+    tell_phase(found != channels_.end() ? found->second.get() : nullptr, message);
     if (!waiting_.empty()) {
       const Waiting& waiting = waiting_.front();
       message.waits = 1;
       message.overdue = waiting.overdue;
-      message.wait_left_seconds = seconds_between(now, waiting.deadline);
-      copy_text(message.waits_for,
-                describe(waiting.channel->axis, *waiting.operation));
+      message.wait_left_seconds = seconds_between(Clock::now(), waiting.deadline);
+      const std::vector<int> peers = waiting.operation->done ? std::vector<int>{} : pending_peers(*waiting.operation);
+      copy_text(message.waits_for, describe(waiting.channel->axis, *waiting.operation) + (peers.empty() ? "" : " with " + name_ranks(peers)));
       if (waiting.excuse_hops > 0 && message.wait_left_seconds > 0) {
         message.excuse_hops = waiting.excuse_hops;
         copy_text(message.phase, waiting.excuse);
@@ -552,10 +561,25 @@ void MpiEngine::answer(const SideMessage& question, int to) {
   pending_sends_.push_back(std::move(send));
 }
 
+// Why this rank may be late on the channel: a long phase that concerns it, or one that has just ended. Holds the mutex.
+void MpiEngine::tell_phase(const Channel* channel, SideMessage& message) const {
+  for (const auto& [id, phase] : phases_)
+    if (phase.channel == nullptr || phase.channel == channel) copy_text(message.phase, phase.what);
+  const auto now = Clock::now();
+  for (const auto& [concerned, end] : phase_ends_) {
+    if (concerned != nullptr && concerned != channel) continue;
+    const double seconds = seconds_between(end, now);
+    if (message.seconds_since_phase < 0 || seconds < message.seconds_since_phase) message.seconds_since_phase = seconds;
+  }
+}
+
 // Decides from the answers whether to go on waiting. Holds the mutex.
 MpiEngine::Verdict MpiEngine::judge(const Channel& channel, const Operation& operation, const Inquiry& inquiry,
                                     int attempts) const {
   std::vector<std::string> missing, silent;
+  std::vector<int> here = {rank_};
+  Callers callers;
+  if (operation.collective) callers[describe_call(operation.name, operation.site.substr(0, kTextSize - 1), operation.bytes, operation.sequence)] = {rank_};
   Verdict excuse;
   const auto excuse_by = [&](double seconds, int hops, std::string text) {
     if (seconds <= excuse.extend_seconds) return;
@@ -571,11 +595,9 @@ MpiEngine::Verdict MpiEngine::judge(const Channel& channel, const Operation& ope
     const SideMessage& peer = found->second;
     const bool arrived = operation.collective && peer.last_sequence >= operation.sequence;
     if (arrived) {
-      if (peer.name_at_sequence[0] != '\0' &&
-          (operation.name != peer.name_at_sequence || operation.bytes != peer.bytes_at_sequence)) {
-        return {0, 0, detail::concat(name, " called ", peer.name_at_sequence, " (",
-                                     format_bytes(peer.bytes_at_sequence), ") as its #", operation.sequence)};
-      }
+      if (peer.name_at_sequence[0] != '\0')
+        callers[describe_call(peer.name_at_sequence, peer.site_at_sequence, peer.bytes_at_sequence, operation.sequence)].push_back(target);
+      here.push_back(target);
       continue;
     }
     std::string state = name + " has not arrived (";
@@ -596,13 +618,17 @@ MpiEngine::Verdict MpiEngine::judge(const Channel& channel, const Operation& ope
       excuse_by(std::min(peer.wait_left_seconds, options_.timeout_seconds) + 0.5, 0, "");
     }
   }
+  if (callers.size() > 1) return {0, 0, describe_callers(callers)};
   if (!silent.empty() || (!missing.empty() && excuse.extend_seconds == 0)) {
     silent.insert(silent.end(), missing.begin(), missing.end());
-    return {0, 0, join(silent)};
+    std::string text = join(silent);
+    if (operation.collective) text += detail::concat("; ", name_ranks(here), here.size() == 1 ? " waits at #" : " wait at #", operation.sequence);
+    return {0, 0, text};
   }
   if (!missing.empty()) return excuse;
   if (attempts == 0) return {options_.timeout_seconds, 0, ""};  // all are there: the transfer is slow
-  return {0, 0, "all ranks have arrived, but the transfer does not end"};
+  if (inquiry.pending.empty()) return {0, 0, "all ranks have arrived, but the transfer does not end"};
+  return {0, 0, "all ranks have arrived, but the transfer with " + name_ranks(inquiry.pending) + " does not end"};
 }
 
 }  // namespace tessera::parallel

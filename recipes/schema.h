@@ -43,6 +43,7 @@ void describe(Visitor& v, parallel::ParallelConfig& c) {
   v.field("pipeline_schedule", c.pipeline_schedule);
   v.field("stages_per_rank", c.stages_per_rank);
   v.field("zero", c.zero);
+  v.field("ranks_per_node", c.ranks_per_node);
 }
 
 template <typename Visitor>
