@@ -156,6 +156,7 @@ struct MpiEngine::PendingSend {
 
 struct MpiEngine::Verdict {
   double extend_seconds = 0;  // 0: fail
+  bool defers = false;        // to a peer that is overdue itself
   int excuse_hops = 0;
   std::string text;  // the excuse, or what is missing
 };
@@ -220,9 +221,9 @@ void MpiEngine::submit(Channel& channel, const std::shared_ptr<Operation>& opera
     auto& history = channel.history[kind];
     history[static_cast<size_t>(operation->sequence) % history.size()] = {operation->sequence, operation->name, operation->site,
                                                                           operation->bytes};
-    if (failed_) {
+    if (!failure_.empty()) {
       operation->done = true;
-      operation->error = "an earlier operation failed";
+      operation->error = "was not begun: " + failure_;
       return;
     }
     submitted_.emplace_back(&channel, operation);
@@ -243,19 +244,26 @@ Clock::time_point MpiEngine::finished(Operation& operation) {
 void MpiEngine::wait(Channel& channel, Operation& operation) {
   std::unique_lock lock(mutex_);
   if (!operation.done) {
-    const auto here = waiting_.insert(waiting_.end(),
-                                      {&channel, &operation, after(Clock::now(), options_.timeout_seconds), false, 0, {}});
+    const auto here = waiting_.insert(waiting_.end(), Waiting{.channel = &channel, .operation = &operation,
+                                                              .deadline = after(Clock::now(), options_.timeout_seconds)});
     work_added_.notify_one();  // the progress thread polls faster while someone waits
     for (int attempts = 0; !operation.done;) {
-      if (work_done_.wait_until(lock, here->deadline, [&] { return operation.done; })) break;
+      work_done_.wait_until(lock, here->deadline, [&] { return operation.done || !failure_.empty(); });
+      if (operation.done) break;
+      if (!failure_.empty()) {
+        operation.done = true;
+        operation.error = "was given up: " + failure_;
+        break;
+      }
       here->overdue = true;
       const auto inquiry = inquire(lock, channel, operation);
-      if (operation.done) break;
-      const Verdict verdict = judge(channel, operation, *inquiry, attempts++);
+      if (operation.done || !failure_.empty()) continue;
+      const Verdict verdict = judge(operation, *inquiry, attempts++, here->deferred);
       if (verdict.extend_seconds > 0) {
         here->deadline = after(Clock::now(), verdict.extend_seconds);
         here->excuse_hops = verdict.excuse_hops;
         here->excuse = verdict.text;
+        here->deferred |= verdict.defers;
         continue;
       }
       operation.done = true;
@@ -265,9 +273,12 @@ void MpiEngine::wait(Channel& channel, Operation& operation) {
     waiting_.erase(here);
   }
   if (operation.error.empty()) return;
-  failed_ = true;
-  throw CommError(detail::concat(describe(channel.axis, operation), " (",
-                                 format_bytes(operation.bytes), ") ", operation.error));
+  const std::string text = detail::concat(describe(channel.axis, operation), " (", format_bytes(operation.bytes), ") ", operation.error);
+  if (failure_.empty()) {
+    failure_ = text;
+    work_done_.notify_all();
+  }
+  throw CommError(text);
 }
 
 void MpiEngine::wait_for_all_to_end() {
@@ -319,7 +330,7 @@ void MpiEngine::set_timeout(double seconds) {
 
 bool MpiEngine::healthy() {
   std::lock_guard lock(mutex_);
-  return !failed_;
+  return failure_.empty();
 }
 
 double MpiEngine::cpu_seconds() {
@@ -574,16 +585,15 @@ void MpiEngine::tell_phase(const Channel* channel, SideMessage& message) const {
 }
 
 // Decides from the answers whether to go on waiting. Holds the mutex.
-MpiEngine::Verdict MpiEngine::judge(const Channel& channel, const Operation& operation, const Inquiry& inquiry,
-                                    int attempts) const {
+MpiEngine::Verdict MpiEngine::judge(const Operation& operation, const Inquiry& inquiry, int attempts, bool deferred) const {
   std::vector<std::string> missing, silent;
   std::vector<int> here = {rank_};
   Callers callers;
   if (operation.collective) callers[describe_call(operation.name, operation.site.substr(0, kTextSize - 1), operation.bytes, operation.sequence)] = {rank_};
   Verdict excuse;
-  const auto excuse_by = [&](double seconds, int hops, std::string text) {
+  const auto excuse_by = [&](double seconds, int hops, std::string text, bool defers = false) {
     if (seconds <= excuse.extend_seconds) return;
-    excuse = {seconds, hops, std::move(text)};
+    excuse = {seconds, defers, hops, std::move(text)};
   };
   for (const int target : inquiry.targets) {
     const std::string name = "rank " + std::to_string(target);
@@ -616,19 +626,23 @@ MpiEngine::Verdict MpiEngine::judge(const Channel& channel, const Operation& ope
     } else if (peer.waits != 0 && peer.overdue == 0) {
       // It waits itself, for whoever is the cause, and knows better: let it speak first.
       excuse_by(std::min(peer.wait_left_seconds, options_.timeout_seconds) + 0.5, 0, "");
+    } else if (peer.waits != 0 && !deferred) {
+      // It is asking its own peers, or waits for this rank: then neither gets further, and both speak next time.
+      excuse_by(kAnswerSeconds + 0.5, 0, "", true);
     }
   }
-  if (callers.size() > 1) return {0, 0, describe_callers(callers)};
+  const auto failure = [](std::string text) { return Verdict{0, false, 0, std::move(text)}; };
+  if (callers.size() > 1) return failure(describe_callers(callers));
   if (!silent.empty() || (!missing.empty() && excuse.extend_seconds == 0)) {
     silent.insert(silent.end(), missing.begin(), missing.end());
     std::string text = join(silent);
     if (operation.collective) text += detail::concat("; ", name_ranks(here), here.size() == 1 ? " waits at #" : " wait at #", operation.sequence);
-    return {0, 0, text};
+    return failure(text);
   }
   if (!missing.empty()) return excuse;
-  if (attempts == 0) return {options_.timeout_seconds, 0, ""};  // all are there: the transfer is slow
-  if (inquiry.pending.empty()) return {0, 0, "all ranks have arrived, but the transfer does not end"};
-  return {0, 0, "all ranks have arrived, but the transfer with " + name_ranks(inquiry.pending) + " does not end"};
+  if (attempts == 0) return {options_.timeout_seconds, false, 0, ""};  // all are there: the transfer is slow
+  if (inquiry.pending.empty()) return failure("all ranks have arrived, but the transfer does not end");
+  return failure("all ranks have arrived, but the transfer with " + name_ranks(inquiry.pending) + " does not end");
 }
 
 }  // namespace tessera::parallel

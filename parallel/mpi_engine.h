@@ -139,8 +139,9 @@ class MpiEngine final {
     Operation* operation;
     Clock::time_point deadline;
     bool overdue = false;  // has passed its first deadline
+    bool deferred = false;  // has let a peer that is overdue itself speak first
     int excuse_hops = 0;   // > 0: goes on because a peer is in a long phase, so many ranks away
-    std::string excuse;
+    std::string excuse = {};
   };
 
   void run();
@@ -152,7 +153,7 @@ class MpiEngine final {
   void start_inquiry(Inquiry& inquiry);
   void answer(const SideMessage& question, int to);
   void tell_phase(const Channel* channel, SideMessage& message) const;
-  Verdict judge(const Channel& channel, const Operation& operation, const Inquiry& inquiry, int attempts) const;
+  Verdict judge(const Operation& operation, const Inquiry& inquiry, int attempts, bool deferred) const;
   std::shared_ptr<Inquiry> inquire(std::unique_lock<std::mutex>& lock, Channel& channel, Operation& operation);
 
   MpiOptions options_;
@@ -165,7 +166,8 @@ class MpiEngine final {
 
   std::mutex mutex_;
   std::condition_variable work_added_, work_done_;
-  bool stop_ = false, failed_ = false;
+  bool stop_ = false;
+  std::string failure_;  // what went wrong first: from then on everything fails, in all threads
   uint64_t next_id_ = 1;
   struct Phase {
     std::string what;
