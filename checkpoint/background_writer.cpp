@@ -1,46 +1,66 @@
 #include "checkpoint/background_writer.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
+#include <cstring>
 #include <utility>
+
+#include "core/error.h"
 
 namespace tessera::checkpoint {
 
-BackgroundWriter::BackgroundWriter(parallel::Communicator& world) : world_(world.split(std::vector<int>(static_cast<size_t>(world.size()), 0), kAxis)) {}
+BackgroundWriter::BackgroundWriter(parallel::Communicator& world)
+    : job_(world), world_(world.split(std::vector<int>(static_cast<size_t>(world.size()), 0), kAxis)) {}
 
 BackgroundWriter::~BackgroundWriter() {
   if (thread_.joinable()) thread_.join();
 }
 
-std::vector<OwnedRange> BackgroundWriter::copied(const std::vector<OwnedRange>& ranges) {
-  const at::NoGradGuard no_grad;
+// One thread: the others are the training's.
+void BackgroundWriter::copy(std::vector<OwnedRange>& ranges) {
   int64_t size = 0;
   for (const auto& range : ranges) size += range.data.numel();
   if (!buffer_.defined() || buffer_.numel() != size) buffer_ = at::empty({size}, at::kFloat);
-  std::vector<OwnedRange> copies = ranges;
   int64_t begin = 0;
-  for (auto& range : copies) {
+  for (auto& range : ranges) {
     at::Tensor copy = buffer_.narrow(0, begin, range.data.numel());
     begin += range.data.numel();
-    copy.copy_(range.data);
-    range.data = copy;
+    std::memcpy(copy.data_ptr(), range.data.const_data_ptr(), static_cast<size_t>(copy.numel()) * sizeof(float));
+    range.data = std::move(copy);
   }
-  return copies;
 }
 
-void BackgroundWriter::save(const std::filesystem::path& folder, int64_t step, const std::vector<OwnedRange>& ranges, const nlohmann::json& state,
+void BackgroundWriter::save(const std::filesystem::path& folder, int64_t step, std::vector<OwnedRange> ranges, const nlohmann::json& state,
                             int64_t keep) {
   finish();
-  thread_ = std::thread([this, folder, step, state, keep, copies = copied(ranges)] {
+  for (const auto& range : ranges) TESSERA_CHECK(range.data.is_contiguous() && range.data.scalar_type() == at::kFloat, range.name);
+  copied_ = false;
+  writing_ = true;
+  thread_ = std::thread([this, folder, step, state, keep, ranges = std::move(ranges)]() mutable {
+    const auto tell_copied = [this] {
+      {
+        const std::lock_guard lock(mutex_);
+        copied_ = true;
+      }
+      has_copied_.notify_all();
+    };
     try {
-      write_checkpoint(folder, step, copies, state, *world_);
+      copy(ranges);
+      tell_copied();
+      write_checkpoint(folder, step, ranges, state, *world_);
       if (world_->rank() == 0) apply_retention(folder, keep);
     } catch (...) {
       error_ = std::current_exception();
       failed_ = true;
+      tell_copied();
     }
+    writing_ = false;
   });
+}
+
+void BackgroundWriter::wait_until_copied() {
+  std::unique_lock lock(mutex_);
+  has_copied_.wait(lock, [this] { return copied_; });
 }
 
 void BackgroundWriter::check() {
@@ -48,6 +68,8 @@ void BackgroundWriter::check() {
 }
 
 void BackgroundWriter::finish() {
+  // Peers may wait for this rank meanwhile, elsewhere than for the save.
+  const auto busy = writing_ ? job_.announce("saving checkpoint") : nullptr;
   if (thread_.joinable()) thread_.join();
   failed_ = false;
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));

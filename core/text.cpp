@@ -61,6 +61,16 @@ std::string format_seconds(double seconds) {
   return text;
 }
 
+std::string name_ranks(std::vector<int> ranks) {
+  std::sort(ranks.begin(), ranks.end());
+  std::vector<std::string> runs;
+  for (size_t begin = 0, end = 0; begin < ranks.size(); begin = end) {
+    for (end = begin + 1; end < ranks.size() && ranks[end] == ranks[end - 1] + 1;) ++end;
+    runs.push_back(std::to_string(ranks[begin]) + (end > begin + 1 ? "-" + std::to_string(ranks[end - 1]) : ""));
+  }
+  return (ranks.size() == 1 ? "rank " : "ranks ") + join(runs);
+}
+
 std::string join(const std::vector<std::string>& parts, std::string_view separator) {
   std::string out;
   for (const auto& part : parts) {

@@ -17,6 +17,9 @@ std::string format_bytes(int64_t bytes);
 /// "1h02m", "3m20s", "4.1s".
 std::string format_seconds(double seconds);
 
+/// "rank 3", "ranks 0-2, 5"; sorts them.
+std::string name_ranks(std::vector<int> ranks);
+
 /// Joins with ", ".
 std::string join(const std::vector<std::string>& parts, std::string_view separator = ", ");
 

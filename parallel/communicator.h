@@ -78,7 +78,8 @@ class Communicator {
   [[nodiscard]] std::unique_ptr<Communicator> split(const std::vector<int>& colors, std::string axis);
   /// Which node each rank is on, numbered from 0 in the order of ranks.
   [[nodiscard]] virtual std::vector<int> nodes() const { return std::vector<int>(static_cast<size_t>(size()), 0); }
-  /// Tells the peers that this rank is busy with `what` ("saving checkpoint") until the returned object dies. Local.
+  /// Tells peers that wait for this rank that it is busy with `what` ("saving checkpoint") until the returned object dies.
+  /// Local. On a communicator that was split off: those only that wait for it there, since other threads go on.
   [[nodiscard]] virtual std::unique_ptr<LongPhase> announce(std::string what) = 0;
 
  protected:

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <numeric>
 #include <utility>
 
@@ -53,8 +54,8 @@ struct Chunks {
 
 class MpiLongPhase final : public LongPhase {
  public:
-  MpiLongPhase(std::shared_ptr<MpiEngine> engine, std::string what)
-      : engine_(std::move(engine)), id_(engine_->begin_phase(std::move(what))) {}
+  MpiLongPhase(std::shared_ptr<MpiEngine> engine, std::string what, const Channel* channel = nullptr)
+      : engine_(std::move(engine)), id_(engine_->begin_phase(std::move(what), channel)) {}
   ~MpiLongPhase() override { engine_->end_phase(id_); }
 
  private:
@@ -91,7 +92,7 @@ class MpiCommunicator final : public Communicator {
     return nodes;
   }
   std::unique_ptr<LongPhase> announce(std::string what) override {
-    return std::make_unique<MpiLongPhase>(engine_, std::move(what));
+    return std::make_unique<MpiLongPhase>(engine_, std::move(what), channel_->world ? nullptr : channel_.get());
   }
 
  private:
@@ -122,7 +123,7 @@ class MpiCommunicator final : public Communicator {
   /// Submits through shared memory; `prepare` tells the SharedOperation what to do.
   template <typename Prepare>
   WorkPtr submit_shared(const std::shared_ptr<Operation>& operation, Prepare prepare) {
-    auto shared = std::make_shared<SharedOperation>(*channel_->shared, operation->name, operation->bytes);
+    auto shared = std::make_shared<SharedOperation>(*channel_->shared, operation->name, operation->site, operation->bytes);
     prepare(*shared);
     operation->step = [shared, channel = channel_, &operation = *operation] {
       return shared->step(operation.sequence, channel->world_ranks);
@@ -262,10 +263,14 @@ WorkPtr MpiCommunicator::submit(const std::shared_ptr<Operation>& operation, std
   for (const Transfer& t : transfers) {
     operation->part_peers.push_back(channel_->world_ranks[static_cast<size_t>(t.peer)]);
   }
-  operation->issue = [transfers = std::move(transfers), comm = channel_->comm](int64_t i, MPI_Request* request) {
+  operation->issue = [transfers = std::move(transfers), comm = channel_->comm, &operation = *operation,
+                      place = std::hash<std::string>()(operation->name + operation->site)](int64_t i, MPI_Request* request) {
     const Transfer& t = transfers[static_cast<size_t>(i)];
-    return t.send ? MPI_Isend(t.data, t.count, t.type, t.peer, t.tag, comm, request)
-                  : MPI_Irecv(t.data, t.count, t.type, t.peer, t.tag, comm, request);
+    // A collective has its number and place in the tag: a rank that has left one out must not get the messages of another.
+    const auto mark = (place + static_cast<uint64_t>(operation.sequence)) % kMaxTag;
+    const int tag = t.tag + (operation.collective ? static_cast<int>(mark) : 0);
+    return t.send ? MPI_Isend(t.data, t.count, t.type, t.peer, tag, comm, request)
+                  : MPI_Irecv(t.data, t.count, t.type, t.peer, tag, comm, request);
   };
   return submit(operation);
 }
@@ -372,7 +377,9 @@ int MpiContext::size() const { return engine_->size(); }
 std::unique_ptr<Communicator> MpiContext::world() {
   // Distinct from the channel on which ranks meet to end.
   static constexpr uint64_t kWorldId = 2;
-  return std::make_unique<MpiCommunicator>(engine_, engine_->add_channel(engine_->world(), kWorldId, "world"));
+  auto channel = engine_->add_channel(engine_->world(), kWorldId, "world");
+  channel->world = true;
+  return std::make_unique<MpiCommunicator>(engine_, std::move(channel));
 }
 
 std::unique_ptr<LongPhase> MpiContext::announce(std::string what) {

@@ -29,17 +29,20 @@ Clock::time_point after(Clock::time_point from, double seconds) {
   return from + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
-template <size_t N>
-void copy_text(char (&to)[N], const std::string& text) {
-  const size_t size = std::min(text.size(), N - 1);
-  std::memcpy(to, text.data(), size);
-  to[size] = '\0';
-}
-
 std::string describe(const std::string& name, const std::string& site) { return site.empty() ? name : name + " at " + site; }
 
 std::string describe(const std::string& axis, const Operation& operation) {
   return detail::concat(axis, ' ', operation.name, " #", operation.sequence, operation.site.empty() ? "" : " at ", operation.site);
+}
+
+/// World ranks to which or from which parts of an exchange or all-to-all are under way. For the progress thread.
+std::vector<int> pending_peers(const Operation& operation) {
+  std::vector<int> peers;
+  if (operation.part_peers.empty()) return peers;
+  for (const int64_t part : operation.request_parts) peers.push_back(operation.part_peers[static_cast<size_t>(part)]);
+  std::sort(peers.begin(), peers.end());
+  peers.erase(std::unique(peers.begin(), peers.end()), peers.end());
+  return peers;
 }
 
 std::string mpi_error_text(int code) {
@@ -102,6 +105,18 @@ std::vector<int> find_nodes(MPI_Comm world, int rank, int size) {
 
 }  // namespace
 
+std::string describe_call(const std::string& name, const std::string& site, int64_t bytes, int64_t sequence) {
+  return detail::concat(describe(name, site), " (", format_bytes(bytes), ") as its #", sequence);
+}
+
+std::string describe_callers(const Callers& callers) {
+  std::vector<std::pair<std::string, std::vector<int>>> calls(callers.begin(), callers.end());
+  std::stable_sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
+  std::vector<std::string> texts;
+  for (const auto& [call, ranks] : calls) texts.push_back(name_ranks(ranks) + " called " + call);
+  return "the ranks are out of step: " + join(texts);
+}
+
 // A question (where are you on this channel?) or its answer.
 struct MpiEngine::SideMessage {
   uint64_t inquiry = 0;
@@ -111,8 +126,8 @@ struct MpiEngine::SideMessage {
   // The answer: what was the rank's last operation, and what was its operation number `sequence`.
   int32_t knows_channel = 0;
   int64_t last_sequence = 0;
-  char last_operation[80] = {};  // with its site
-  char name_at_sequence[32] = {};
+  char last_operation[kTextSize + 32] = {};  // with its site
+  char name_at_sequence[32] = {}, site_at_sequence[kTextSize] = {};
   int64_t bytes_at_sequence = 0;
   // Why the rank may be late.
   char phase[96] = {};
@@ -120,14 +135,15 @@ struct MpiEngine::SideMessage {
   int32_t excuse_hops = 0;
   int32_t waits = 0, overdue = 0;
   double wait_left_seconds = 0;
-  char waits_for[128] = {};
+  char waits_for[kTextSize + 96] = {};
 };
 
 struct MpiEngine::Inquiry {
   uint64_t id = 0;
   Channel* channel = nullptr;
   Operation* operation = nullptr;
-  std::vector<int> targets;  // world ranks; for exchanges filled in by the progress thread
+  std::vector<int> targets;  // world ranks; filled in by the progress thread
+  std::vector<int> pending;  // those of them that messages of this operation are still to come from or go to, where they are known
   std::map<int, SideMessage> answers;
   Clock::time_point deadline;
   bool done = false;
@@ -140,6 +156,7 @@ struct MpiEngine::PendingSend {
 
 struct MpiEngine::Verdict {
   double extend_seconds = 0;  // 0: fail
+  bool defers = false;        // to a peer that is overdue itself
   int excuse_hops = 0;
   std::string text;  // the excuse, or what is missing
 };
@@ -204,9 +221,9 @@ void MpiEngine::submit(Channel& channel, const std::shared_ptr<Operation>& opera
     auto& history = channel.history[kind];
     history[static_cast<size_t>(operation->sequence) % history.size()] = {operation->sequence, operation->name, operation->site,
                                                                           operation->bytes};
-    if (failed_) {
+    if (!failure_.empty()) {
       operation->done = true;
-      operation->error = "an earlier operation failed";
+      operation->error = "was not begun: " + failure_;
       return;
     }
     submitted_.emplace_back(&channel, operation);
@@ -227,19 +244,26 @@ Clock::time_point MpiEngine::finished(Operation& operation) {
 void MpiEngine::wait(Channel& channel, Operation& operation) {
   std::unique_lock lock(mutex_);
   if (!operation.done) {
-    const auto here = waiting_.insert(waiting_.end(),
-                                      {&channel, &operation, after(Clock::now(), options_.timeout_seconds), false, 0, {}});
+    const auto here = waiting_.insert(waiting_.end(), Waiting{.channel = &channel, .operation = &operation,
+                                                              .deadline = after(Clock::now(), options_.timeout_seconds)});
     work_added_.notify_one();  // the progress thread polls faster while someone waits
     for (int attempts = 0; !operation.done;) {
-      if (work_done_.wait_until(lock, here->deadline, [&] { return operation.done; })) break;
+      work_done_.wait_until(lock, here->deadline, [&] { return operation.done || !failure_.empty(); });
+      if (operation.done) break;
+      if (!failure_.empty()) {
+        operation.done = true;
+        operation.error = "was given up: " + failure_;
+        break;
+      }
       here->overdue = true;
       const auto inquiry = inquire(lock, channel, operation);
-      if (operation.done) break;
-      const Verdict verdict = judge(channel, operation, *inquiry, attempts++);
+      if (operation.done || !failure_.empty()) continue;
+      const Verdict verdict = judge(operation, *inquiry, attempts++, here->deferred);
       if (verdict.extend_seconds > 0) {
         here->deadline = after(Clock::now(), verdict.extend_seconds);
         here->excuse_hops = verdict.excuse_hops;
         here->excuse = verdict.text;
+        here->deferred |= verdict.defers;
         continue;
       }
       operation.done = true;
@@ -249,9 +273,12 @@ void MpiEngine::wait(Channel& channel, Operation& operation) {
     waiting_.erase(here);
   }
   if (operation.error.empty()) return;
-  failed_ = true;
-  throw CommError(detail::concat(describe(channel.axis, operation), " (",
-                                 format_bytes(operation.bytes), ") ", operation.error));
+  const std::string text = detail::concat(describe(channel.axis, operation), " (", format_bytes(operation.bytes), ") ", operation.error);
+  if (failure_.empty()) {
+    failure_ = text;
+    work_done_.notify_all();
+  }
+  throw CommError(text);
 }
 
 void MpiEngine::wait_for_all_to_end() {
@@ -282,17 +309,17 @@ void MpiEngine::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-uint64_t MpiEngine::begin_phase(std::string what) {
+uint64_t MpiEngine::begin_phase(std::string what, const Channel* channel) {
   std::lock_guard lock(mutex_);
-  phases_.emplace(next_id_, std::move(what));
+  phases_.emplace(next_id_, Phase{std::move(what), channel});
   return next_id_++;
 }
 
 void MpiEngine::end_phase(uint64_t id) {
   std::lock_guard lock(mutex_);
-  phases_.erase(id);
-  last_phase_end_ = Clock::now();
-  had_phase_ = true;
+  const auto phase = phases_.find(id);
+  phase_ends_[phase->second.channel] = Clock::now();
+  phases_.erase(phase);
 }
 
 void MpiEngine::set_timeout(double seconds) {
@@ -303,7 +330,7 @@ void MpiEngine::set_timeout(double seconds) {
 
 bool MpiEngine::healthy() {
   std::lock_guard lock(mutex_);
-  return !failed_;
+  return failure_.empty();
 }
 
 double MpiEngine::cpu_seconds() {
@@ -455,15 +482,8 @@ std::shared_ptr<MpiEngine::Inquiry> MpiEngine::inquire(std::unique_lock<std::mut
 
 void MpiEngine::start_inquiry(Inquiry& inquiry) {
   Operation& operation = *inquiry.operation;
-  if (operation.collective) {
-    inquiry.targets = inquiry.channel->world_ranks;
-  } else {
-    for (const int64_t part : operation.request_parts) {
-      inquiry.targets.push_back(operation.part_peers[static_cast<size_t>(part)]);
-    }
-    std::sort(inquiry.targets.begin(), inquiry.targets.end());
-    inquiry.targets.erase(std::unique(inquiry.targets.begin(), inquiry.targets.end()), inquiry.targets.end());
-  }
+  inquiry.pending = pending_peers(operation);
+  inquiry.targets = operation.collective ? inquiry.channel->world_ranks : inquiry.pending;
   std::erase(inquiry.targets, rank_);
   for (const int target : inquiry.targets) {
     auto send = std::make_unique<PendingSend>();
@@ -517,8 +537,8 @@ void MpiEngine::answer(const SideMessage& question, int to) {
   message = question;
   {
     std::lock_guard lock(mutex_);
-    const auto now = Clock::now();
-    if (const auto found = channels_.find(question.channel); found != channels_.end()) {
+    const auto found = channels_.find(question.channel);
+    if (found != channels_.end()) {
       const Channel& channel = *found->second;
       message.knows_channel = 1;
       const size_t kind = question.collective != 0 ? 0 : 1;
@@ -530,18 +550,18 @@ void MpiEngine::answer(const SideMessage& question, int to) {
       copy_text(message.last_operation, describe(last.name, last.site));
       if (const auto same = record(question.sequence); question.collective != 0 && same.sequence == question.sequence) {
         copy_text(message.name_at_sequence, same.name);
+        copy_text(message.site_at_sequence, same.site);
         message.bytes_at_sequence = same.bytes;
       }
     }
-    if (!phases_.empty()) copy_text(message.phase, phases_.rbegin()->second);
-    if (had_phase_) message.seconds_since_phase = seconds_between(last_phase_end_, now);
+    tell_phase(found != channels_.end() ? found->second.get() : nullptr, message);
     if (!waiting_.empty()) {
       const Waiting& waiting = waiting_.front();
       message.waits = 1;
       message.overdue = waiting.overdue;
-      message.wait_left_seconds = seconds_between(now, waiting.deadline);
-      copy_text(message.waits_for,
-                describe(waiting.channel->axis, *waiting.operation));
+      message.wait_left_seconds = seconds_between(Clock::now(), waiting.deadline);
+      const std::vector<int> peers = waiting.operation->done ? std::vector<int>{} : pending_peers(*waiting.operation);
+      copy_text(message.waits_for, describe(waiting.channel->axis, *waiting.operation) + (peers.empty() ? "" : " with " + name_ranks(peers)));
       if (waiting.excuse_hops > 0 && message.wait_left_seconds > 0) {
         message.excuse_hops = waiting.excuse_hops;
         copy_text(message.phase, waiting.excuse);
@@ -552,14 +572,28 @@ void MpiEngine::answer(const SideMessage& question, int to) {
   pending_sends_.push_back(std::move(send));
 }
 
+// Why this rank may be late on the channel: a long phase that concerns it, or one that has just ended. Holds the mutex.
+void MpiEngine::tell_phase(const Channel* channel, SideMessage& message) const {
+  for (const auto& [id, phase] : phases_)
+    if (phase.channel == nullptr || phase.channel == channel) copy_text(message.phase, phase.what);
+  const auto now = Clock::now();
+  for (const auto& [concerned, end] : phase_ends_) {
+    if (concerned != nullptr && concerned != channel) continue;
+    const double seconds = seconds_between(end, now);
+    if (message.seconds_since_phase < 0 || seconds < message.seconds_since_phase) message.seconds_since_phase = seconds;
+  }
+}
+
 // Decides from the answers whether to go on waiting. Holds the mutex.
-MpiEngine::Verdict MpiEngine::judge(const Channel& channel, const Operation& operation, const Inquiry& inquiry,
-                                    int attempts) const {
+MpiEngine::Verdict MpiEngine::judge(const Operation& operation, const Inquiry& inquiry, int attempts, bool deferred) const {
   std::vector<std::string> missing, silent;
+  std::vector<int> here = {rank_};
+  Callers callers;
+  if (operation.collective) callers[describe_call(operation.name, operation.site.substr(0, kTextSize - 1), operation.bytes, operation.sequence)] = {rank_};
   Verdict excuse;
-  const auto excuse_by = [&](double seconds, int hops, std::string text) {
+  const auto excuse_by = [&](double seconds, int hops, std::string text, bool defers = false) {
     if (seconds <= excuse.extend_seconds) return;
-    excuse = {seconds, hops, std::move(text)};
+    excuse = {seconds, defers, hops, std::move(text)};
   };
   for (const int target : inquiry.targets) {
     const std::string name = "rank " + std::to_string(target);
@@ -571,11 +605,9 @@ MpiEngine::Verdict MpiEngine::judge(const Channel& channel, const Operation& ope
     const SideMessage& peer = found->second;
     const bool arrived = operation.collective && peer.last_sequence >= operation.sequence;
     if (arrived) {
-      if (peer.name_at_sequence[0] != '\0' &&
-          (operation.name != peer.name_at_sequence || operation.bytes != peer.bytes_at_sequence)) {
-        return {0, 0, detail::concat(name, " called ", peer.name_at_sequence, " (",
-                                     format_bytes(peer.bytes_at_sequence), ") as its #", operation.sequence)};
-      }
+      if (peer.name_at_sequence[0] != '\0')
+        callers[describe_call(peer.name_at_sequence, peer.site_at_sequence, peer.bytes_at_sequence, operation.sequence)].push_back(target);
+      here.push_back(target);
       continue;
     }
     std::string state = name + " has not arrived (";
@@ -594,15 +626,23 @@ MpiEngine::Verdict MpiEngine::judge(const Channel& channel, const Operation& ope
     } else if (peer.waits != 0 && peer.overdue == 0) {
       // It waits itself, for whoever is the cause, and knows better: let it speak first.
       excuse_by(std::min(peer.wait_left_seconds, options_.timeout_seconds) + 0.5, 0, "");
+    } else if (peer.waits != 0 && !deferred) {
+      // It is asking its own peers, or waits for this rank: then neither gets further, and both speak next time.
+      excuse_by(kAnswerSeconds + 0.5, 0, "", true);
     }
   }
+  const auto failure = [](std::string text) { return Verdict{0, false, 0, std::move(text)}; };
+  if (callers.size() > 1) return failure(describe_callers(callers));
   if (!silent.empty() || (!missing.empty() && excuse.extend_seconds == 0)) {
     silent.insert(silent.end(), missing.begin(), missing.end());
-    return {0, 0, join(silent)};
+    std::string text = join(silent);
+    if (operation.collective) text += detail::concat("; ", name_ranks(here), here.size() == 1 ? " waits at #" : " wait at #", operation.sequence);
+    return failure(text);
   }
   if (!missing.empty()) return excuse;
-  if (attempts == 0) return {options_.timeout_seconds, 0, ""};  // all are there: the transfer is slow
-  return {0, 0, "all ranks have arrived, but the transfer does not end"};
+  if (attempts == 0) return {options_.timeout_seconds, false, 0, ""};  // all are there: the transfer is slow
+  if (inquiry.pending.empty()) return failure("all ranks have arrived, but the transfer does not end");
+  return failure("all ranks have arrived, but the transfer with " + name_ranks(inquiry.pending) + " does not end");
 }
 
 }  // namespace tessera::parallel

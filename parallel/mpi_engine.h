@@ -5,10 +5,12 @@
 #include <ATen/core/Tensor.h>
 #include <mpi.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <list>
@@ -24,6 +26,23 @@
 namespace tessera::parallel {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr size_t kTextSize = 96;  // of a site in messages between ranks
+
+/// Copies what fits and ends it with a zero.
+template <size_t N>
+void copy_text(char (&to)[N], const std::string& text) {
+  const size_t size = std::min(text.size(), N - 1);
+  std::memcpy(to, text.data(), size);
+  to[size] = '\0';
+}
+
+/// "all_to_all at moe layer 14 (17 KiB) as its #1187".
+[[nodiscard]] std::string describe_call(const std::string& name, const std::string& site, int64_t bytes, int64_t sequence);
+/// World ranks by what they called, where all ought to have called the same.
+using Callers = std::map<std::string, std::vector<int>>;
+/// Who called what, the fewest first: they are likely to be the ones that are out of step.
+[[nodiscard]] std::string describe_callers(const Callers& callers);
 
 /// One operation of one communicator at this rank: either `num_parts` MPI calls that `issue` starts, or a `step` that
 /// the progress thread calls until it says it is complete.
@@ -63,6 +82,7 @@ struct Channel {
   MPI_Comm comm = MPI_COMM_NULL;
   int rank = 0;
   std::vector<int> world_ranks;  // of the members
+  bool world = false;
   int64_t num_splits = 0;
   std::shared_ptr<SharedMemory> shared;  // null: collectives go through MPI
 
@@ -94,7 +114,8 @@ class MpiEngine final {
   /// Ends the progress thread.
   void stop();
 
-  uint64_t begin_phase(std::string what);
+  /// Peers that wait for this rank on `channel`, or on any if it is null, wait on until the phase ends.
+  uint64_t begin_phase(std::string what, const Channel* channel = nullptr);
   void end_phase(uint64_t id);
 
   void set_timeout(double seconds);
@@ -118,8 +139,9 @@ class MpiEngine final {
     Operation* operation;
     Clock::time_point deadline;
     bool overdue = false;  // has passed its first deadline
+    bool deferred = false;  // has let a peer that is overdue itself speak first
     int excuse_hops = 0;   // > 0: goes on because a peer is in a long phase, so many ranks away
-    std::string excuse;
+    std::string excuse = {};
   };
 
   void run();
@@ -130,7 +152,8 @@ class MpiEngine final {
   void serve_side_channel();
   void start_inquiry(Inquiry& inquiry);
   void answer(const SideMessage& question, int to);
-  Verdict judge(const Channel& channel, const Operation& operation, const Inquiry& inquiry, int attempts) const;
+  void tell_phase(const Channel* channel, SideMessage& message) const;
+  Verdict judge(const Operation& operation, const Inquiry& inquiry, int attempts, bool deferred) const;
   std::shared_ptr<Inquiry> inquire(std::unique_lock<std::mutex>& lock, Channel& channel, Operation& operation);
 
   MpiOptions options_;
@@ -143,11 +166,15 @@ class MpiEngine final {
 
   std::mutex mutex_;
   std::condition_variable work_added_, work_done_;
-  bool stop_ = false, failed_ = false;
+  bool stop_ = false;
+  std::string failure_;  // what went wrong first: from then on everything fails, in all threads
   uint64_t next_id_ = 1;
-  std::map<uint64_t, std::string> phases_;
-  Clock::time_point last_phase_end_{};
-  bool had_phase_ = false;
+  struct Phase {
+    std::string what;
+    const Channel* channel;
+  };
+  std::map<uint64_t, Phase> phases_;
+  std::map<const Channel*, Clock::time_point> phase_ends_;  // of the last one
   std::list<Waiting> waiting_;
   std::map<uint64_t, std::shared_ptr<Channel>> channels_;
   std::deque<std::pair<Channel*, std::shared_ptr<Operation>>> submitted_;

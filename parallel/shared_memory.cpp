@@ -151,8 +151,8 @@ SharedMemory::~SharedMemory() {
   if (base_ != nullptr) munmap(base_, static_cast<size_t>(total_bytes()));
 }
 
-SharedOperation::SharedOperation(SharedMemory& memory, std::string name, int64_t bytes)
-    : memory_(memory), name_(std::move(name)), bytes_(bytes) {}
+SharedOperation::SharedOperation(SharedMemory& memory, std::string name, std::string site, int64_t bytes)
+    : memory_(memory), name_(std::move(name)), site_(std::move(site)), bytes_(bytes) {}
 
 void SharedOperation::barrier() {
   num_blocks_ = 1;
@@ -288,13 +288,13 @@ void SharedOperation::all_reduce(const at::Tensor& tensor, ReduceOp op) {
   };
 }
 
-void SharedOperation::check_headers(int64_t sequence, const std::vector<int>& world_ranks) const {
+void SharedOperation::check_headers(const std::vector<int>& world_ranks) const {
+  Callers callers;
   for (int rank = 0; rank < memory_.size_; ++rank) {
     const SharedMemory::SlotHeader& header = memory_.header(rank, first_);
-    if (header.sequence == sequence && header.bytes == bytes_ && name_ == header.name) continue;
-    throw CommError(detail::concat("failed: rank ", world_ranks[static_cast<size_t>(rank)], " called ", header.name,
-                                   " (", format_bytes(header.bytes), ") as its #", header.sequence));
+    callers[describe_call(header.name, header.site, header.bytes, header.sequence)].push_back(world_ranks[static_cast<size_t>(rank)]);
   }
+  if (callers.size() > 1) throw CommError("failed: " + describe_callers(callers));
 }
 
 Operation::Progress SharedOperation::step(int64_t sequence, const std::vector<int>& world_ranks) {
@@ -319,8 +319,8 @@ Operation::Progress SharedOperation::step(int64_t sequence, const std::vector<in
         auto& header = memory_.header(memory_.rank_, w);
         header.sequence = sequence;
         header.bytes = bytes_;
-        name_.copy(header.name, sizeof header.name - 1);
-        header.name[std::min(name_.size(), sizeof header.name - 1)] = '\0';
+        copy_text(header.name, name_);
+        copy_text(header.site, site_);
       }
       write_(written_++, memory_.slot(memory_.rank_, w));
       memory_.flags(memory_.rank_).written.store(w + 1, std::memory_order_release);
@@ -328,7 +328,7 @@ Operation::Progress SharedOperation::step(int64_t sequence, const std::vector<in
     }
     const int64_t r = first_ + read_so_far_;
     if (all_reached(&SharedMemory::Flags::written, r)) {
-      if (read_so_far_ == 0) check_headers(sequence, world_ranks);
+      if (read_so_far_ == 0) check_headers(world_ranks);
       read_(read_so_far_++);
       memory_.flags(memory_.rank_).read.store(r + 1, std::memory_order_release);
       moved = true;

@@ -41,7 +41,7 @@ class SharedMemory final {
   struct SlotHeader {
     alignas(64) int64_t sequence;
     int64_t bytes;
-    char name[32];
+    char name[32], site[kTextSize];
   };
 
   SharedMemory(int rank, int size, int64_t block_bytes) : rank_(rank), size_(size), block_bytes_(block_bytes) {}
@@ -60,7 +60,7 @@ class SharedMemory final {
 /// One operation at this rank.
 class SharedOperation final {
  public:
-  SharedOperation(SharedMemory& memory, std::string name, int64_t bytes);
+  SharedOperation(SharedMemory& memory, std::string name, std::string site, int64_t bytes);
 
   void all_reduce(const at::Tensor& tensor, ReduceOp op);
   void all_gather(const at::Tensor& output, const at::Tensor& input);
@@ -73,10 +73,10 @@ class SharedOperation final {
 
  private:
   void all_reduce_whole(const at::Tensor& tensor, ReduceOp op);
-  void check_headers(int64_t sequence, const std::vector<int>& world_ranks) const;
+  void check_headers(const std::vector<int>& world_ranks) const;
 
   SharedMemory& memory_;
-  std::string name_;
+  std::string name_, site_;
   int64_t bytes_;
   int64_t num_blocks_ = 0;
   std::function<void(int64_t block, char* slot)> write_;

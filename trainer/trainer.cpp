@@ -11,6 +11,7 @@
 #include <fstream>
 #include <set>
 #include <sstream>
+#include <utility>
 
 #include "checkpoint/manifest.h"
 #include "checkpoint/writer.h"
@@ -100,10 +101,7 @@ TrainEnd Trainer::train() {
   }
   progress.finish();
   if (saved < step) save(step);
-  if (writer_) {
-    const auto busy = world_.announce("saving checkpoint");
-    writer_->finish();
-  }
+  if (writer_) writer_->finish();
   const bool finished = step >= config_.train.steps;
   const auto peaks = parallel::all_gather_text(world_, std::to_string(peak_memory_bytes()));
   int64_t peak = 0;
@@ -241,6 +239,11 @@ bool Trainer::StepResult::finite() const {
 }
 
 void Trainer::update(const data::StepBatch& batch, StepResult& result) {
+  if (writer_) {
+    const auto start = Clock::now();
+    writer_->wait_until_copied();
+    save_seconds_ += seconds_since(start);
+  }
   if (result.finite()) {
     const double limit = config_.optimizer.grad_clip;
     // The small constant is torch.nn.utils.clip_grad_norm_'s.
@@ -269,12 +272,18 @@ double Trainer::evaluate() {
 }
 
 void Trainer::save(int64_t step) {
+  const auto start = Clock::now();
+  write(step);
+  save_seconds_ += seconds_since(start);
+}
+
+void Trainer::write(int64_t step) {
   const json state = {{"updates", updates_}, {"skipped_steps", skipped_total_}, {"recipe", options_.recipe_keys},
                       {"data_hash", data_.train->hash()}, {"base_hash", base_hash_}, {"mesh", mesh_.describe()},
                       {"base_model", config_.model.path}, {"mtp_modules", stages_->config().num_mtp_modules}};
   auto ranges = optimizer_->owned_ranges(stages_->weights(trains_adapters()));
   for (const auto& weight : stages_->constants(trains_adapters(), true)) ranges.push_back({"weight", weight.name, 0, weight.view().view({-1})});
-  if (writer_) return writer_->save(run_.checkpoints(), step, ranges, state, config_.checkpoint.keep);
+  if (writer_) return writer_->save(run_.checkpoints(), step, std::move(ranges), state, config_.checkpoint.keep);
   checkpoint::write_checkpoint(run_.checkpoints(), step, ranges, state, world_);
   if (world_.rank() == 0) checkpoint::apply_retention(run_.checkpoints(), config_.checkpoint.keep);
 }
@@ -288,6 +297,7 @@ void Trainer::report(int64_t step, const StepResult& r, double validation_loss) 
   double exposed = 0;
   for (const auto& [axis, traffic] : r.traffic) exposed += traffic.exposed_seconds;
   metrics["exposed_communication_seconds"] = exposed;
+  if (save_seconds_ > 0) metrics["save_seconds"] = std::exchange(save_seconds_, 0);
   if (r.skipped) metrics["skipped"] = true;
   if (trains_mtp()) metrics["mtp_loss"] = r.mtp_loss;
   if (!r.loads.empty()) add_moe_metrics(r, metrics);

@@ -62,6 +62,7 @@ class Trainer final {
   void update(const data::StepBatch& batch, StepResult& result);
   double evaluate();
   void save(int64_t step);
+  void write(int64_t step);
   void report(int64_t step, const StepResult& result, double validation_loss);
   void add_moe_metrics(const StepResult& result, nlohmann::json& metrics) const;
   /// Throws ConfigError where the recipe wants to train what the model does not have.
@@ -87,6 +88,7 @@ class Trainer final {
   std::string base_hash_;
   int64_t updates_ = 0;       // optimizer updates made: steps less the skipped ones
   int64_t skipped_in_a_row_ = 0, skipped_total_ = 0;
+  double save_seconds_ = 0;  // that training stood still for saving, since the last line of metrics
 };
 
 }  // namespace tessera::trainer

@@ -57,7 +57,7 @@ class Runs:
         (root / "tokenizer").mkdir(exist_ok=True)
         write_tokenizer(root / "tokenizer")
 
-    def recipe(self, label, pp, ep, schedule, steps=STEPS, recompute="none", rows=32, deadline=60, every=0, changes=None):
+    def recipe(self, label, pp, ep, schedule, steps=STEPS, recompute="none", rows=32, deadline=60, every=0, background=False, changes=None):
         """The recipe's path and its output."""
         output = self.root / f"{self.name}-{label}"
         experts = self.config["model_type"] == "deepseek_v3"
@@ -65,7 +65,8 @@ class Runs:
             "model": {"config": self.config, "tokenizer": str(self.root / "tokenizer")},
             "data": {"sequence_length": 64}, "train": {"steps": steps, "sequences_per_step": rows, "sequences_per_microbatch": 1, "recompute": recompute},
             "lr_schedule": {"name": "constant", "warmup_steps": 0},
-            "parallel": {"pp": pp, "ep": ep, "pipeline_schedule": schedule}, "checkpoint": {"every": every},
+            "parallel": {"pp": pp, "ep": ep, "pipeline_schedule": schedule},
+            "checkpoint": {"every": every, "background": background},
             "communication": {"timeout_seconds": deadline},
             **({"moe": {"bias_update_rate": 0.01, "sequence_balance_loss": 1e-3, "z_loss": 1e-4}, "mtp": {"loss_weight": 0.3}} if experts else {})}
         for section, values in (changes or {}).items():
