@@ -1,7 +1,7 @@
 """What a save costs the training: a random Llama of 69 million parameters (0.83 GB with moments) trained with checkpoints written at
-once and in the background. The stall is `save_seconds` of metrics.jsonl; the whole run is compared with one that does not save.
+once and in the background. The stall is `save_seconds` of metrics.jsonl.
 
-  save_bench.py [--ranks 1 2] [--every 6] [--saves 4] [--folder DIR]      DIR is on the disk to measure
+  save_bench.py [--ranks 1 2] [--every 6] [--saves 4] [--length 256] [--folder DIR]      DIR is on the disk to measure
 """
 
 import argparse
@@ -19,9 +19,9 @@ MODEL = {"model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 768, "i
          "hidden_act": "silu", "tie_word_embeddings": False}
 
 
-def train(root, name, ranks, every, steps, background):
+def train(root, name, ranks, every, steps, length, background):
     output = root / name
-    recipe = write_recipe(root / f"{name}.json", "unused", root / "train.jsonl", output, data={"sequence_length": 256},
+    recipe = write_recipe(root / f"{name}.json", "unused", root / "train.jsonl", output, data={"sequence_length": length},
                           train={"steps": steps, "sequences_per_step": 4, "sequences_per_microbatch": 4 // ranks},
                           checkpoint={"every": every, "keep": 1, "background": background})
     settings = json.loads(recipe.read_text())
@@ -39,6 +39,7 @@ def main():
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--every", type=int, default=6)
     parser.add_argument("--saves", type=int, default=4)
+    parser.add_argument("--length", type=int, default=256, help="of a row: how long a step takes")
     parser.add_argument("--folder", help="where the checkpoints go")
     options = parser.parse_args()
     print("| ranks | state | step | stall of a save at once | in the background | ratio | first in the background | step while saving in the background |")
@@ -49,10 +50,10 @@ def main():
             root = Path(folder)
             (root / "tokenizer").mkdir()
             write_tokenizer(root / "tokenizer")
-            write_jsonl(root / "train.jsonl", documents(200, 100, 250, seed=1))
+            write_jsonl(root / "train.jsonl", documents(200, options.length // 3, options.length - 2, seed=1))
             steps = options.every * options.saves + 2
-            at_once, step, size = train(root, "once", ranks, options.every, steps, False)
-            background, step_with, _ = train(root, "background", ranks, options.every, steps, True)
+            at_once, step, size = train(root, "once", ranks, options.every, steps, options.length, False)
+            background, step_with, _ = train(root, "background", ranks, options.every, steps, options.length, True)
         ratio = statistics.mean(background) / statistics.mean(at_once)
         worst = max(worst, ratio)
         print(f"| {ranks} | {size / 1e9:.2f} GB | {step:.2f} s | {statistics.mean(at_once):.3f} s | {statistics.mean(background):.3f} s | "

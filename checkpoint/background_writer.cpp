@@ -3,11 +3,20 @@
 #include <ATen/ops/empty.h>
 
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "core/error.h"
 
 namespace tessera::checkpoint {
+
+namespace {
+
+int64_t elements_of(const std::vector<OwnedRange>& ranges) {
+  return std::accumulate(ranges.begin(), ranges.end(), int64_t{0}, [](int64_t sum, const OwnedRange& range) { return sum + range.data.numel(); });
+}
+
+}  // namespace
 
 BackgroundWriter::BackgroundWriter(parallel::Communicator& world)
     : job_(world), world_(world.split(std::vector<int>(static_cast<size_t>(world.size()), 0), kAxis)) {}
@@ -16,10 +25,21 @@ BackgroundWriter::~BackgroundWriter() {
   if (thread_.joinable()) thread_.join();
 }
 
+void BackgroundWriter::prepare(const std::vector<OwnedRange>& ranges) {
+  finish();
+  thread_ = std::thread([this, size = elements_of(ranges)] {
+    try {
+      buffer_ = at::empty({size}, at::kFloat);
+      std::memset(buffer_.data_ptr(), 0, buffer_.nbytes());
+    } catch (...) {
+      buffer_.reset();  // the first save will say so
+    }
+  });
+}
+
 // One thread: the others are the training's.
 void BackgroundWriter::copy(std::vector<OwnedRange>& ranges) {
-  int64_t size = 0;
-  for (const auto& range : ranges) size += range.data.numel();
+  const int64_t size = elements_of(ranges);
   if (!buffer_.defined() || buffer_.numel() != size) buffer_ = at::empty({size}, at::kFloat);
   int64_t begin = 0;
   for (auto& range : ranges) {

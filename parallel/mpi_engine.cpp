@@ -136,6 +136,7 @@ struct MpiEngine::SideMessage {
   int32_t waits = 0, overdue = 0;
   double wait_left_seconds = 0;
   char waits_for[kTextSize + 96] = {};
+  char failure[512] = {};  // what went wrong at the rank
 };
 
 struct MpiEngine::Inquiry {
@@ -554,6 +555,7 @@ void MpiEngine::answer(const SideMessage& question, int to) {
         message.bytes_at_sequence = same.bytes;
       }
     }
+    copy_text(message.failure, failure_);
     tell_phase(found != channels_.end() ? found->second.get() : nullptr, message);
     if (!waiting_.empty()) {
       const Waiting& waiting = waiting_.front();
@@ -603,6 +605,7 @@ MpiEngine::Verdict MpiEngine::judge(const Operation& operation, const Inquiry& i
       continue;
     }
     const SideMessage& peer = found->second;
+    if (peer.failure[0] != '\0') return {0, false, 0, name + " failed: " + peer.failure};  // it knows the cause
     const bool arrived = operation.collective && peer.last_sequence >= operation.sequence;
     if (arrived) {
       if (peer.name_at_sequence[0] != '\0')

@@ -141,6 +141,7 @@ void Trainer::load_model() {
   fill_weights();
   if (config_.checkpoint.background) writer_ = std::make_unique<checkpoint::BackgroundWriter>(world_);
   optimizer_ = std::make_unique<AdamW>(stages_->buckets(), config_.optimizer);
+  if (writer_) writer_->prepare(owned_ranges());
   balancer_ = std::make_unique<moe::LoadBalancer>(stages_->routers(), stages_->moe_layers(), model.moe.num_experts, config_.moe.bias_update_rate);
   if (world_.rank() == 0) {
     make_directories(run_.model());
@@ -242,7 +243,7 @@ void Trainer::update(const data::StepBatch& batch, StepResult& result) {
   if (writer_) {
     const auto start = Clock::now();
     writer_->wait_until_copied();
-    save_seconds_ += seconds_since(start);
+    if (save_seconds_ > 0) save_seconds_ += seconds_since(start);  // a save is under way, or was since the last line
   }
   if (result.finite()) {
     const double limit = config_.optimizer.grad_clip;
@@ -271,6 +272,12 @@ double Trainer::evaluate() {
   return sums[1].item<double>() > 0 ? sums[0].item<double>() / sums[1].item<double>() : NAN;
 }
 
+std::vector<checkpoint::OwnedRange> Trainer::owned_ranges() const {
+  auto ranges = optimizer_->owned_ranges(stages_->weights(trains_adapters()));
+  for (const auto& weight : stages_->constants(trains_adapters(), true)) ranges.push_back({"weight", weight.name, 0, weight.view().view({-1})});
+  return ranges;
+}
+
 void Trainer::save(int64_t step) {
   const auto start = Clock::now();
   write(step);
@@ -281,8 +288,7 @@ void Trainer::write(int64_t step) {
   const json state = {{"updates", updates_}, {"skipped_steps", skipped_total_}, {"recipe", options_.recipe_keys},
                       {"data_hash", data_.train->hash()}, {"base_hash", base_hash_}, {"mesh", mesh_.describe()},
                       {"base_model", config_.model.path}, {"mtp_modules", stages_->config().num_mtp_modules}};
-  auto ranges = optimizer_->owned_ranges(stages_->weights(trains_adapters()));
-  for (const auto& weight : stages_->constants(trains_adapters(), true)) ranges.push_back({"weight", weight.name, 0, weight.view().view({-1})});
+  auto ranges = owned_ranges();
   if (writer_) return writer_->save(run_.checkpoints(), step, std::move(ranges), state, config_.checkpoint.keep);
   checkpoint::write_checkpoint(run_.checkpoints(), step, ranges, state, world_);
   if (world_.rank() == 0) checkpoint::apply_retention(run_.checkpoints(), config_.checkpoint.keep);

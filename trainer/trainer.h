@@ -61,6 +61,7 @@ class Trainer final {
   StepResult train_step(data::StepBatch batch);
   void update(const data::StepBatch& batch, StepResult& result);
   double evaluate();
+  [[nodiscard]] std::vector<checkpoint::OwnedRange> owned_ranges() const;
   void save(int64_t step);
   void write(int64_t step);
   void report(int64_t step, const StepResult& result, double validation_loss);

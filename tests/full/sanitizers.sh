@@ -11,5 +11,5 @@ ctest --test-dir build/asan -L 'unit|mpi' --output-on-failure --no-tests=error
 
 cmake --preset tsan >/dev/null 2>&1
 ninja -C build/tsan -j "$(nproc)" parallel_{tests,mpi_tests,fault_program} checkpoint_{tests,mpi_tests} | sed -u -n '/FAILED\|error:\|ninja:/p'
-export TSAN_OPTIONS=exitcode=66:suppressions=$PWD/tests/support/tsan.supp
+export OMP_NUM_THREADS=1 TESSERA_TEST_EXTRA_SECONDS=10 TSAN_OPTIONS=exitcode=66:suppressions=$PWD/tests/support/tsan.supp
 exec ctest --test-dir build/tsan -R '^(parallel|checkpoint)_' --output-on-failure --no-tests=error

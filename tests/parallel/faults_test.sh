@@ -12,7 +12,7 @@ fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
 
 # expect NAME RANKS STATUS SECONDS PATTERN...: STATUS is "ok" or "error"; every pattern must be in the output.
 expect() {
-  local fault=$1 ranks=$2 status=$3 limit=$4 output code begin=$SECONDS pattern
+  local fault=$1 ranks=$2 status=$3 limit=$(($4 + ${TESSERA_TEST_EXTRA_SECONDS:-0})) output code begin=$SECONDS pattern  # sanitizers are slow
   shift 4
   output=$(OMP_NUM_THREADS=1 timeout -k 5 60 mpirun "${run_flags[@]}" -np "$ranks" "$program" "$fault" 2>&1 </dev/null)
   code=$?
