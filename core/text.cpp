@@ -48,6 +48,12 @@ std::string format_bytes(int64_t bytes) {
   return text;
 }
 
+std::string short_number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.4g", value);
+  return text;
+}
+
 std::string format_seconds(double seconds) {
   char text[32];
   const auto whole = static_cast<long long>(seconds);

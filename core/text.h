@@ -14,6 +14,9 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
 /// "1.5 GiB", "312 MiB", "17 B".
 std::string format_bytes(int64_t bytes);
 
+/// Four significant digits.
+std::string short_number(double value);
+
 /// "1h02m", "3m20s", "4.1s".
 std::string format_seconds(double seconds);
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "inference/generation.h"
 
 namespace tessera::inference {
@@ -16,19 +17,29 @@ constexpr int64_t kTokensAtOnce = 2048;
 
 }  // namespace
 
-Engine::Engine(model::CausalLM& model, int64_t max_batch, bool draft) : model_(model), max_batch_(max_batch), draft_(draft) {}
+Engine::Engine(ModelLayout layout, EngineConfig config) : layout_(std::move(layout)), config_(config) {}
 
-std::vector<Completion> Engine::generate(const std::vector<std::vector<int32_t>>& prompts, const SamplingConfig& sampling,
-                                         uint64_t first_sequence, const std::function<void(int64_t)>& on_done) {
-  const int64_t slots = std::min<int64_t>(max_batch_, static_cast<int64_t>(prompts.size()));
-  Generation generation(model_, slots, draft_, prompts, sampling, first_sequence, on_done);
+Engine::Engine(model::CausalLM& model, EngineConfig config) : Engine(ModelLayout{{{&model, 0}}, nullptr, nullptr}, config) {}
+
+std::vector<Completion> Engine::generate(const std::vector<Request>& requests, const SamplingConfig& sampling,
+                                         const std::function<void(int64_t)>& on_done) {
+  Generation generation(layout_, config_, requests, sampling, on_done);
   auto results = generation.run();
   drafts_ = generation.drafts();
   return results;
 }
 
+std::vector<Completion> Engine::generate(const std::vector<std::vector<int32_t>>& prompts, const SamplingConfig& sampling,
+                                         uint64_t first_sample, const std::function<void(int64_t)>& on_done) {
+  std::vector<Request> requests;
+  for (const auto& prompt : prompts) requests.push_back({prompt, {first_sample + requests.size()}});
+  return generate(requests, sampling, on_done);
+}
+
 std::vector<std::vector<float>> Engine::score(const std::vector<std::vector<int32_t>>& sequences) {
   at::NoGradGuard no_grad;
+  TESSERA_CHECK(layout_.alone());
+  model::CausalLM& model = *layout_.stages.front().model;
   std::vector<std::vector<float>> results(sequences.size());
   for (size_t begin = 0; begin < sequences.size();) {
     Flat flat;
@@ -44,8 +55,8 @@ std::vector<std::vector<float>> Engine::score(const std::vector<std::vector<int3
         targets.weights.push_back(1.0f);
       }
     }
-    const at::Tensor hidden = model_.hidden_states(int_tensor(flat.tokens), int_tensor(flat.positions), flat.segments);
-    const at::Tensor log_probs = model_.loss(hidden, targets).log_probs;
+    const at::Tensor hidden = model.hidden_states(int_tensor(flat.tokens), int_tensor(flat.positions), flat.segments);
+    const at::Tensor log_probs = model.loss(hidden, targets).log_probs;
     const float* p = log_probs.const_data_ptr<float>();
     for (size_t i = begin; i < end; ++i) {
       if (sequences[i].empty()) continue;

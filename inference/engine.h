@@ -1,18 +1,26 @@
-// Batched generation with a key/value cache: sequences that finish give their slot to the next prompt.
+// Batched generation with a key/value cache: a sequence that ends makes room for the next.
 #pragma once
 
 #include <functional>
 #include <string>
 #include <vector>
 
-#include "inference/sampler.h"
-#include "model/causal_lm.h"
+#include "data/tokenizer.h"
+#include "inference/passes.h"
 
 namespace tessera::inference {
 
+/// A prompt and the samples wanted of it: its states are computed once for all of them.
+struct Request {
+  std::vector<int32_t> prompt;    // not empty
+  std::vector<uint64_t> samples;  // a number for each; a sample's draws depend on (seed, number, position) only
+};
+
 struct Completion {
-  std::vector<int32_t> tokens;  // new ids; a stop id that ended the text is not among them
-  std::string finish_reason;    // "stop" | "length"
+  std::vector<int32_t> tokens;   // new ids; a stop id that ended the text is not among them
+  int32_t stop_id = -1;          // that ended it, or -1
+  std::vector<float> log_probs;  // of the tokens and then of the stop id; empty unless asked for
+  std::string finish_reason;     // "stop" | "length"
 };
 
 /// How often the MTP module's guess was what the model then said.
@@ -20,26 +28,36 @@ struct DraftStatistics {
   int64_t made = 0, accepted = 0;
 };
 
+struct EngineConfig {
+  int64_t max_batch = 32;  // sequences at a time
+  bool draft = true;       // with the model's MTP module, where it has one and all of it is here; the text is the same
+  const data::Tokenizer* tokenizer = nullptr;  // for stop texts
+};
+
 class Engine final {
  public:
-  /// `draft`: generate with the model's MTP module, where it has one; the text is the same.
-  explicit Engine(model::CausalLM& model, int64_t max_batch = 32, bool draft = true);
+  explicit Engine(ModelLayout layout, EngineConfig config = {});
+  explicit Engine(model::CausalLM& model, EngineConfig config = {});
 
-  /// Completes every prompt (non-empty); results in the order of the prompts. A sequence also ends ("length") at the
-  /// model's max_position_embeddings. `first_sequence` numbers the prompts for sampling; `on_done` hears of progress.
+  /// Completes every sample of every request; results in that order. A sequence also ends ("length") at the model's
+  /// max_position_embeddings. `on_done` hears how many are complete. Collective over the layout's communicators; the ranks of a
+  /// pipeline give the same requests and all get the results.
+  std::vector<Completion> generate(const std::vector<Request>& requests, const SamplingConfig& sampling,
+                                   const std::function<void(int64_t)>& on_done = {});
+  /// One sample of each prompt, numbered from `first_sample`.
   std::vector<Completion> generate(const std::vector<std::vector<int32_t>>& prompts, const SamplingConfig& sampling,
-                                   uint64_t first_sequence = 0, const std::function<void(int64_t)>& on_done = {});
+                                   uint64_t first_sample = 0, const std::function<void(int64_t)>& on_done = {});
 
-  /// Natural-log probabilities of each token given those before it; the first of each sequence has none and is NaN.
+  /// Natural-log probabilities of each token given those before it; the first of each sequence has none and is NaN. Where the model
+  /// is alone.
   std::vector<std::vector<float>> score(const std::vector<std::vector<int32_t>>& sequences);
 
   /// Of the last call of generate.
   [[nodiscard]] const DraftStatistics& drafts() const { return drafts_; }
 
  private:
-  model::CausalLM& model_;
-  int64_t max_batch_;
-  bool draft_;
+  ModelLayout layout_;
+  EngineConfig config_;
   DraftStatistics drafts_;
 };
 

@@ -7,10 +7,12 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "kernels/cpu/kernel_table.h"
 
 namespace tessera::inference {
 
 namespace {
+
 constexpr uint32_t kSite = 0x53414D50;  // "SAMP"
 
 /// Block maxima first: std::max_element compares one by one.
@@ -34,7 +36,8 @@ const float* first_maximum(const float* x, int64_t count) {
   }
   return std::max_element(best_block, std::min(best_block + kBlock, x + count));
 }
-}
+
+}  // namespace
 
 void SamplingConfig::validate() const {
   if (!(temperature >= 0) || !std::isfinite(temperature)) throw ConfigError(detail::concat("--temperature ", temperature, " must be 0 (greedy) or more"));
@@ -43,36 +46,70 @@ void SamplingConfig::validate() const {
   if (max_new_tokens < 1) throw ConfigError(detail::concat("--max-new-tokens ", max_new_tokens, " must be at least 1"));
 }
 
-int32_t sample_token(float* logits, int64_t vocabulary, const SamplingConfig& config, uint64_t sequence, uint32_t position) {
-  const float* best = first_maximum(logits, vocabulary);
-  if (config.temperature == 0) return static_cast<int32_t>(best - logits);
-  const float maximum = *best;
+namespace {
+
+/// Likeliest first, of equal ones the first.
+std::vector<int32_t> by_probability(const float* logits, int64_t vocabulary, int64_t kept) {
   std::vector<int32_t> order(static_cast<size_t>(vocabulary));
   std::iota(order.begin(), order.end(), 0);
   const auto larger = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
-  size_t kept = order.size();
-  if (config.top_k > 0 && config.top_k < vocabulary) {
-    kept = static_cast<size_t>(config.top_k);
-    std::partial_sort(order.begin(), order.begin() + config.top_k, order.end(), larger);
-  } else if (config.top_p < 1) {
-    std::sort(order.begin(), order.end(), larger);
+  std::partial_sort(order.begin(), order.begin() + kept, order.end(), larger);
+  order.resize(static_cast<size_t>(kept));
+  return order;
+}
+
+/// The token at `draw` of the way through the weights.
+int64_t pick(const float* weights, const double* block_sums, int64_t count, double draw) {
+  int64_t begin = 0;
+  for (; begin + kernels::kSamplingBlock < count && draw >= *block_sums; begin += kernels::kSamplingBlock) draw -= *block_sums++;
+  int64_t last = begin;  // with some weight, should rounding leave a rest at the end
+  for (int64_t i = begin; i < std::min(begin + kernels::kSamplingBlock, count); ++i) {
+    if (weights[i] <= 0) continue;
+    last = i;
+    draw -= weights[i];
+    if (draw < 0) break;
   }
-  std::vector<double> weights(kept);
-  double total = 0;
-  for (size_t i = 0; i < kept; ++i) total += weights[i] = std::exp((double{logits[order[i]]} - maximum) / config.temperature);
+  return last;
+}
+
+}  // namespace
+
+Draw draw_token(const float* logits, int64_t vocabulary, const SamplingConfig& config, uint64_t sequence, uint32_t position) {
+  const float* best = first_maximum(logits, vocabulary);
+  const bool greedy = config.temperature == 0;
+  if (greedy && !config.log_probs) return {static_cast<int32_t>(best - logits), 0};
+  const auto inverse_temperature = static_cast<float>(greedy ? 1.0 : 1.0 / config.temperature);
+  static thread_local std::vector<float> weights;
+  static thread_local std::vector<double> sums;
+  weights.resize(static_cast<size_t>(vocabulary));
+  sums.resize(static_cast<size_t>((vocabulary + kernels::kSamplingBlock - 1) / kernels::kSamplingBlock));
+  kernels::kernel_table().exponentials(logits, vocabulary, *best, inverse_temperature, weights.data(), sums.data());
+  const double total = std::accumulate(sums.begin(), sums.end(), 0.0);
+  const auto drawn = [&](int64_t token) {
+    return Draw{static_cast<int32_t>(token), static_cast<float>((double{logits[token]} - *best) * inverse_temperature - std::log(total))};
+  };
+  if (greedy) return drawn(best - logits);
+  const double uniform = random_uniform(config.seed, kSite, sequence, position);
+  const bool some = config.top_k > 0 && config.top_k < vocabulary;
+  if (!some && config.top_p >= 1) return drawn(pick(weights.data(), sums.data(), vocabulary, uniform * total));
+
+  const auto order = by_probability(logits, vocabulary, some ? config.top_k : vocabulary);
+  const auto weight = [&](size_t i) { return double{weights[static_cast<size_t>(order[i])]}; };
+  double kept_total = 0;
+  for (size_t i = 0; i < order.size(); ++i) kept_total += weight(i);
+  size_t kept = order.size();
   if (config.top_p < 1) {
     double cumulated = 0;
-    size_t i = 0;
-    while (i < kept && cumulated < config.top_p * total) cumulated += weights[i++];
-    kept = i;
-    total = cumulated;
+    kept = 0;
+    while (kept < order.size() && cumulated < config.top_p * kept_total) cumulated += weight(kept++);
+    kept_total = cumulated;
   }
-  double draw = random_uniform(config.seed, kSite, sequence, position) * total;
+  double rest = uniform * kept_total;
   for (size_t i = 0; i + 1 < kept; ++i) {
-    draw -= weights[i];
-    if (draw < 0) return order[i];
+    rest -= weight(i);
+    if (rest < 0) return drawn(order[i]);
   }
-  return order[kept - 1];
+  return drawn(order[kept - 1]);
 }
 
 }  // namespace tessera::inference

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace tessera::inference {
@@ -13,12 +14,19 @@ struct SamplingConfig {
   int64_t max_new_tokens = 256;
   uint64_t seed = 0;
   std::vector<int32_t> stop_ids = {};
+  std::vector<std::string> stop_texts = {};  // a text that holds one of them is complete
+  bool log_probs = false;                    // of each token
 
   /// Throws ConfigError naming the option.
   void validate() const;
 };
 
-/// logits: [V], changed in place. The draw depends on (seed, sequence, position) only. Greedy takes the first maximum.
-[[nodiscard]] int32_t sample_token(float* logits, int64_t vocabulary, const SamplingConfig& config, uint64_t sequence, uint32_t position);
+struct Draw {
+  int32_t token = 0;
+  float log_prob = 0;  // natural, of the whole distribution at the temperature (at 1 when greedy)
+};
+
+/// logits: [V]. The draw depends on (seed, sequence, position) only. Greedy takes the first maximum.
+[[nodiscard]] Draw draw_token(const float* logits, int64_t vocabulary, const SamplingConfig& config, uint64_t sequence, uint32_t position);
 
 }  // namespace tessera::inference

@@ -155,8 +155,7 @@ at::Tensor attention(const at::Tensor& qkv, const AttentionShape& shape, const s
 }
 
 at::Tensor attention_decode(const at::Tensor& q, const AttentionShape& shape, int64_t value_dim, const CachedRows& cached) {
-  const auto count = static_cast<int64_t>(cached.lengths.size());
-  const int64_t heads = shape.heads, kv_heads = shape.key_value_heads, group = heads / kv_heads;
+  const int64_t count = cached.queries(), heads = shape.heads, kv_heads = shape.key_value_heads, group = heads / kv_heads;
   TESSERA_CHECK(q.is_contiguous() && q.numel() == count * heads * shape.head_dim, "attention_decode of ", q.sizes());
   at::Tensor out = at::empty({count, heads * value_dim}, q.options());
   const float* queries = q.const_data_ptr<float>();
@@ -166,14 +165,16 @@ at::Tensor attention_decode(const at::Tensor& q, const AttentionShape& shape, in
   for_each_task(count * kv_heads * parts, [&](int64_t task) {
     static thread_local std::vector<float> scratch;
     const int64_t part = task % parts, kv_head = task / parts % kv_heads, i = task / parts / kv_heads;
-    const int64_t first = group * part / parts, heads_here = group * (part + 1) / parts - first;
-    const int64_t head = kv_head * group + first, keys = cached.lengths[static_cast<size_t>(i)];
+    const int64_t first = group * part / parts, heads_here = group * (part + 1) / parts - first, head = kv_head * group + first;
+    const CachedRun* runs = cached.runs.data() + cached.first_run[static_cast<size_t>(i)];
+    const auto num_runs = static_cast<int64_t>(cached.first_run[static_cast<size_t>(i) + 1] - cached.first_run[static_cast<size_t>(i)]);
+    int64_t keys = 0;
+    for (int64_t r = 0; r < num_runs; ++r) keys += runs[r].count;
     const auto floats = static_cast<size_t>(attention_decode_scratch_floats(heads_here, keys));
     if (scratch.size() < floats) scratch.resize(floats + 4096);
-    const float* row = cached.first_rows[static_cast<size_t>(i)];
-    kernel_table().attention_decode(queries + (i * heads + head) * shape.head_dim, heads_here, shape.head_dim,
-                                    row + kv_head * shape.head_dim, row + cached.values_begin + kv_head * value_dim, value_dim,
-                                    cached.stride, keys, shape.scale, result + (i * heads + head) * value_dim, scratch.data());
+    kernel_table().attention_decode(queries + (i * heads + head) * shape.head_dim, heads_here, shape.head_dim, runs, num_runs, cached.stride,
+                                    kv_head * shape.head_dim, cached.values_begin + kv_head * value_dim, value_dim, shape.scale,
+                                    result + (i * heads + head) * value_dim, scratch.data());
   });
   return out;
 }

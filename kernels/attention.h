@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/segment.h"
+#include "kernels/cpu/kernel_table.h"
 #include "kernels/parameter.h"
 
 namespace tessera::kernels {
@@ -52,12 +53,15 @@ void rotate(const at::Tensor& qkv, const AttentionShape& shape, const at::Tensor
 /// Normalises the query and key heads of qkv in place, without autograd.
 void normalize_heads(const at::Tensor& qkv, const AttentionShape& shape, const HeadNorms& norms);
 
-/// Keys and values of one sequence for each query token: `lengths` rows, `stride` floats apart. In a row the keys of all
-/// key/value heads come first; the values begin at `values_begin`.
+/// Keys and values of one sequence for each query token, as runs of rows `stride` floats apart: those of query i are
+/// runs[first_run[i]] to runs[first_run[i + 1] - 1]. In a row the keys of all key/value heads come first; the values begin at
+/// `values_begin`.
 struct CachedRows {
-  std::vector<const float*> first_rows;
-  std::vector<int64_t> lengths;
+  std::vector<CachedRun> runs = {};
+  std::vector<size_t> first_run = {0};
   int64_t stride = 0, values_begin = 0;
+
+  [[nodiscard]] int64_t queries() const { return static_cast<int64_t>(first_run.size()) - 1; }
 };
 
 /// Single query tokens over cached rows, without autograd. q: [N, H, qk_dim], contiguous; shape.head_dim is qk_dim.

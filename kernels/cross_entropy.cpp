@@ -15,59 +15,141 @@ namespace tessera::kernels {
 
 namespace {
 
-// Logits held at a time, in floats: large enough for the GEMMs, small beside the activations.
+// Logits made at a time, in floats: large enough for the GEMMs, small beside the activations.
 constexpr int64_t kChunkFloats = int64_t{16} << 20;
+// Logits kept until all log-probabilities are known; what is more is computed again.
+constexpr int64_t kKeptFloats = int64_t{64} << 20;
+
+/// The head over the targets' rows, a chunk at a time.
+class HeadPass {
+ public:
+  HeadPass(const at::Tensor& hidden, const LinearSpec& head, const Targets& targets, bool want_gradient)
+      : hidden_(hidden), head_(head), targets_(targets), count_(static_cast<int64_t>(targets.ids.size())),
+        vocabulary_(head.weight->value.size(0)), chunk_(std::max<int64_t>(32, std::min(count_, kChunkFloats / vocabulary_))) {
+    await(head);
+    if (want_gradient) d_rows_ = at::empty({count_, hidden.size(1)}, hidden.options());
+  }
+
+  struct Chunk {
+    int64_t begin = 0, rows = 0;
+    at::Tensor x, rstd, u, logits;
+  };
+
+  [[nodiscard]] int64_t floats() const { return count_ * vocabulary_; }
+  [[nodiscard]] const at::Tensor& d_rows() const { return d_rows_; }
+
+  template <typename Body>
+  void for_chunks(const Body& body) const {
+    for (int64_t begin = 0; begin < count_; begin += chunk_) body(begin, std::min(chunk_, count_ - begin));
+  }
+
+  /// `logits` are made in `buffer` where it is defined.
+  [[nodiscard]] Chunk forward(int64_t begin, int64_t rows, const at::Tensor& buffer) const {
+    const int64_t dim = hidden_.size(1);
+    Chunk c{begin, rows, at::empty({rows, dim}, hidden_.options()), {}, {}, {}};
+    const float* from = hidden_.const_data_ptr<float>();
+    float* gathered = c.x.data_ptr<float>();
+    for (int64_t i = 0; i < rows; ++i)
+      std::memcpy(gathered + i * dim, from + targets_.sources[static_cast<size_t>(begin + i)] * dim, static_cast<size_t>(dim) * sizeof(float));
+    c.u = norm() ? rms_norm(c.x, head_.norm->value, head_.norm_eps, &c.rstd) : c.x;
+    c.logits = buffer.defined() ? buffer.narrow(0, 0, rows) : at::empty({rows, vocabulary_}, hidden_.options());
+    gemm(c.u, Transpose::kNo, head_.weight->value, Transpose::kYes, c.logits);
+    if (head_.bias) c.logits.add_(head_.bias->value);
+    return c;
+  }
+  [[nodiscard]] at::Tensor buffer() const { return at::empty({std::min(chunk_, count_), vocabulary_}, hidden_.options()); }
+
+  /// From the logits' gradients, in their place.
+  void backward(const Chunk& c) {
+    if (head_.weight->trainable()) gemm(c.logits, Transpose::kYes, c.u, Transpose::kNo, head_.weight->open_gradient(), 1.0, 1.0);
+    if (head_.bias && head_.bias->trainable()) head_.bias->open_gradient().add_(c.logits.sum(0));
+    at::Tensor du = product(c.logits, head_.weight->value);
+    if (norm()) du = rms_norm_backward(du, c.x, head_.norm->value, c.rstd, norm_trains() ? head_.norm->open_gradient() : at::Tensor());
+    d_rows_.narrow(0, c.begin, c.rows).copy_(du);
+  }
+  void finish() const {
+    if (head_.weight->trainable()) head_.weight->gradient_added();
+    if (head_.bias && head_.bias->trainable()) head_.bias->gradient_added();
+    if (norm_trains()) head_.norm->gradient_added();
+  }
+
+  /// body(logits, first target, rows) over rows of a chunk on several threads.
+  template <typename Body>
+  void for_rows(const Chunk& c, const Body& body) const {
+    float* logits = c.logits.data_ptr<float>();
+    for_each_chunk(c.rows, 1, [&](int64_t, int64_t first, int64_t last) { body(logits + first * vocabulary_, c.begin + first, last - first); });
+  }
+
+ private:
+  [[nodiscard]] bool norm() const { return head_.prologue == Prologue::kRmsNorm; }
+  [[nodiscard]] bool norm_trains() const { return norm() && head_.norm->trainable(); }
+
+  const at::Tensor& hidden_;
+  const LinearSpec& head_;
+  const Targets& targets_;
+  int64_t count_, vocabulary_, chunk_;
+  at::Tensor d_rows_;  // [N, D] gradient of the gathered hidden rows, or undefined
+};
 
 struct Result {
   at::Tensor log_probs;  // [N]
-  at::Tensor d_rows;     // [N, D] gradient of the gathered hidden rows, or undefined
+  at::Tensor d_rows;     // [N, D], or undefined
   double loss = 0;
 };
 
-Result run_chunks(const at::Tensor& hidden, const LinearSpec& head, const Targets& targets, bool want_gradient) {
-  const int64_t count = static_cast<int64_t>(targets.ids.size()), dim = hidden.size(1);
-  await(head);
-  const at::Tensor& weight = head.weight->value;
-  const int64_t vocabulary = weight.size(0);
-  Result result;
-  result.log_probs = at::empty({count}, hidden.options());
-  if (want_gradient) result.d_rows = at::empty({count, dim}, hidden.options());
+Result weighted_log_probs(const at::Tensor& hidden, const LinearSpec& head, const Targets& targets, bool want_gradient) {
+  HeadPass pass(hidden, head, targets, want_gradient);
+  Result result{at::empty({static_cast<int64_t>(targets.ids.size())}, hidden.options()), pass.d_rows(), 0};
   float* log_probs = result.log_probs.data_ptr<float>();
-  const int64_t chunk = std::max<int64_t>(32, std::min(count, kChunkFloats / vocabulary));
-  at::Tensor logits_buffer = at::empty({std::min(chunk, count), vocabulary}, hidden.options());
-  const float* rows = hidden.const_data_ptr<float>();
-  const bool norm = head.prologue == Prologue::kRmsNorm;
-  const bool norm_trains = norm && head.norm->trainable();
-  for (int64_t begin = 0; begin < count; begin += chunk) {
-    const int64_t n = std::min(chunk, count - begin);
-    at::Tensor x = at::empty({n, dim}, hidden.options());
-    float* gathered = x.data_ptr<float>();
-    for (int64_t i = 0; i < n; ++i)
-      std::memcpy(gathered + i * dim, rows + targets.sources[static_cast<size_t>(begin + i)] * dim,
-                  static_cast<size_t>(dim) * sizeof(float));
-    at::Tensor rstd;
-    const at::Tensor u = norm ? rms_norm(x, head.norm->value, head.norm_eps, &rstd) : x;
-    at::Tensor logits = logits_buffer.narrow(0, 0, n);
-    gemm(u, Transpose::kNo, weight, Transpose::kYes, logits);
-    if (head.bias) logits.add_(head.bias->value);
-    float* p = logits.data_ptr<float>();
-    for_each_chunk(n, 1, [&](int64_t, int64_t first, int64_t last) {
-      kernel_table().cross_entropy(p + first * vocabulary, last - first, vocabulary, targets.ids.data() + begin + first,
-                                   targets.weights.data() + begin + first, want_gradient, log_probs + begin + first);
+  const at::Tensor buffer = pass.buffer();
+  pass.for_chunks([&](int64_t begin, int64_t rows) {
+    const auto chunk = pass.forward(begin, rows, buffer);
+    pass.for_rows(chunk, [&](float* logits, int64_t first, int64_t n) {
+      kernel_table().cross_entropy(logits, n, head.weight->value.size(0), targets.ids.data() + first, targets.weights.data() + first,
+                                   want_gradient, log_probs + first);
     });
-    if (!want_gradient) continue;
-    if (head.weight->trainable()) gemm(logits, Transpose::kYes, u, Transpose::kNo, head.weight->open_gradient(), 1.0, 1.0);
-    if (head.bias && head.bias->trainable()) head.bias->open_gradient().add_(logits.sum(0));
-    at::Tensor du = product(logits, weight);
-    if (norm) du = rms_norm_backward(du, x, head.norm->value, rstd, norm_trains ? head.norm->open_gradient() : at::Tensor());
-    result.d_rows.narrow(0, begin, n).copy_(du);
+    if (want_gradient) pass.backward(chunk);
+  });
+  if (want_gradient) pass.finish();
+  for (size_t i = 0; i < targets.ids.size(); ++i) result.loss -= double{targets.weights[i]} * log_probs[i];
+  return result;
+}
+
+Result log_prob_loss(const at::Tensor& hidden, const LinearSpec& head, const Targets& targets, const LogProbLoss& loss, bool want_gradient) {
+  HeadPass pass(hidden, head, targets, want_gradient);
+  const auto count = targets.ids.size();
+  const int64_t vocabulary = head.weight->value.size(0);
+  const auto inverse_temperature = static_cast<float>(1.0 / loss.temperature);
+  std::vector<SoftmaxRow> softmax(count);
+  std::vector<HeadPass::Chunk> kept;
+  const bool keep = want_gradient && pass.floats() <= kKeptFloats;
+  const at::Tensor buffer = keep ? at::Tensor() : pass.buffer();
+  pass.for_chunks([&](int64_t begin, int64_t rows) {
+    auto chunk = pass.forward(begin, rows, buffer);
+    pass.for_rows(chunk, [&](const float* logits, int64_t first, int64_t n) {
+      kernel_table().softmax_rows(logits, n, vocabulary, targets.ids.data() + first, inverse_temperature, softmax.data() + first);
+    });
+    if (keep) kept.push_back(std::move(chunk));
+  });
+  Result result{at::empty({static_cast<int64_t>(count)}, hidden.options()), pass.d_rows(), 0};
+  float* log_probs = result.log_probs.data_ptr<float>();
+  std::vector<float> entropies(count), weights(count, 0.0f);
+  for (size_t i = 0; i < count; ++i) {
+    log_probs[i] = softmax[i].log_prob;
+    entropies[i] = softmax[i].entropy;
   }
-  if (want_gradient) {
-    if (head.weight->trainable()) head.weight->gradient_added();
-    if (head.bias && head.bias->trainable()) head.bias->gradient_added();
-    if (norm_trains) head.norm->gradient_added();
-  }
-  for (int64_t i = 0; i < count; ++i) result.loss -= double{targets.weights[static_cast<size_t>(i)]} * log_probs[i];
+  result.loss = loss.weigh(log_probs, entropies.data(), weights.data());
+  if (!want_gradient) return result;
+  size_t index = 0;
+  pass.for_chunks([&](int64_t begin, int64_t rows) {
+    const auto chunk = keep ? std::move(kept[index++]) : pass.forward(begin, rows, buffer);
+    pass.for_rows(chunk, [&](float* logits, int64_t first, int64_t n) {
+      kernel_table().softmax_gradient(logits, n, vocabulary, targets.ids.data() + first, weights.data() + first, inverse_temperature,
+                                      softmax.data() + first);
+    });
+    pass.backward(chunk);
+  });
+  pass.finish();
   return result;
 }
 
@@ -97,16 +179,30 @@ struct LossFunction : torch::autograd::Function<LossFunction> {
 
 }  // namespace
 
-CrossEntropy linear_cross_entropy(const at::Tensor& hidden, const LinearSpec& head, const Targets& targets) {
-  TESSERA_CHECK(targets.ids.size() == targets.sources.size() && targets.ids.size() == targets.weights.size());
+namespace {
+
+template <typename Run>
+CrossEntropy make_loss(const at::Tensor& hidden, const Targets& targets, const Run& run) {
   const bool want_gradient = at::GradMode::is_enabled();
   Result result;
   {
     at::NoGradGuard no_grad;
-    result = run_chunks(hidden, head, targets, want_gradient);
+    result = run(want_gradient);
   }
   if (!want_gradient) return {at::scalar_tensor(result.loss, hidden.options()), result.log_probs};
   return {LossFunction::apply(hidden, result.d_rows, targets.sources, result.loss), result.log_probs};
+}
+
+}  // namespace
+
+CrossEntropy linear_cross_entropy(const at::Tensor& hidden, const LinearSpec& head, const Targets& targets) {
+  TESSERA_CHECK(targets.ids.size() == targets.sources.size() && targets.ids.size() == targets.weights.size());
+  return make_loss(hidden, targets, [&](bool want_gradient) { return weighted_log_probs(hidden, head, targets, want_gradient); });
+}
+
+CrossEntropy linear_log_prob_loss(const at::Tensor& hidden, const LinearSpec& head, const Targets& targets, const LogProbLoss& loss) {
+  TESSERA_CHECK(targets.ids.size() == targets.sources.size() && loss.temperature > 0);
+  return make_loss(hidden, targets, [&](bool want_gradient) { return log_prob_loss(hidden, head, targets, loss, want_gradient); });
 }
 
 }  // namespace tessera::kernels

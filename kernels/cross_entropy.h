@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <vector>
 
 #include "kernels/linear.h"
@@ -24,5 +25,16 @@ struct CrossEntropy {
 /// hidden: [T, D]; `head`: the head's weight [V, D] with the final norm as its prologue. Gradients are computed when
 /// grad mode is on.
 CrossEntropy linear_cross_entropy(const at::Tensor& hidden, const LinearSpec& head, const Targets& targets);
+
+/// A loss that is any function of the targets' log-probabilities.
+struct LogProbLoss {
+  double temperature = 1;  // of the logits
+  /// log_probs and entropies (of the whole distribution), [N] each: writes minus the derivative of the loss by each log_prob
+  /// into weights [N], and returns the loss. Called once.
+  std::function<double(const float* log_probs, const float* entropies, float* weights)> weigh;
+};
+
+/// The same for such a loss; `targets.weights` are not read.
+CrossEntropy linear_log_prob_loss(const at::Tensor& hidden, const LinearSpec& head, const Targets& targets, const LogProbLoss& loss);
 
 }  // namespace tessera::kernels

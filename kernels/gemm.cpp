@@ -4,6 +4,7 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 
 #include "core/error.h"
 #include "kernels/cpu/onednn_gemm.h"
@@ -70,6 +71,11 @@ void gemm(GemmSize size, const float* a, int64_t lda, Transpose transpose_a, con
 }
 
 at::Tensor product_with_transposed(const at::Tensor& x, const at::Tensor& w) {
+  if (x.size(0) > 0 && x.size(0) < kSteadyRows) {
+    at::Tensor padded = at::zeros({kSteadyRows, x.size(1)}, x.options());
+    padded.narrow(0, 0, x.size(0)).copy_(x);
+    return product_with_transposed(padded, w).narrow(0, 0, x.size(0));
+  }
   at::Tensor y = at::empty({x.size(0), w.size(0)}, x.options());
   gemm(x, Transpose::kNo, w, Transpose::kYes, y);
   return y;

@@ -6,6 +6,9 @@
 
 namespace tessera::kernels {
 
+/// From so many rows on, a row of a product has the same bits however many there are; oneDNN takes other ways below.
+constexpr int64_t kSteadyRows = 16;
+
 enum class Transpose { kNo, kYes };
 
 /// c = alpha * op(a) op(b) + beta * c. Two-dimensional float32 tensors with contiguous rows (any row stride).
@@ -20,7 +23,7 @@ struct GemmSize {
 void gemm(GemmSize size, const float* a, int64_t lda, Transpose transpose_a, const float* b, int64_t ldb, Transpose transpose_b,
           float* c, int64_t ldc, float beta);
 
-/// x w^T as a new tensor. x: [m, k], w: [n, k].
+/// x w^T as a new tensor, whose rows have the same bits however many there are. x: [m, k], w: [n, k].
 at::Tensor product_with_transposed(const at::Tensor& x, const at::Tensor& w);
 
 /// x w as a new tensor. x: [m, n], w: [n, k].

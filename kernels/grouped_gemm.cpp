@@ -19,10 +19,6 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kRowBlock = 512;  // rows of one product
 constexpr int64_t kOutBlock = 512;  // rows of a weight's gradient in one product
-constexpr int64_t kFewRows = 16;    // generation: up to here the weights are read once, row by row
-// Training: oneDNN computes a row with the same bits from this number of rows on, but not below. Padded up to it, a row's
-// result does not depend on how many others its expert has, so not on the layout either.
-constexpr int64_t kSteadyRows = 16;
 
 /// Part [begin, end) of one expert's work: rows of x, or rows of its weight.
 struct Block {
@@ -53,7 +49,7 @@ struct Sizes {
   explicit Sizes(const GroupedLinearSpec& spec) : in(spec.weight->value.size(1)), out(spec.out()) {}
 };
 
-/// Few rows of one expert in generation: blocks of the weight's rows, so that one expert's weights are read by all threads.
+/// Generation, where an expert has few rows: blocks of the weight's rows, so that one expert's weights are read by all threads.
 void few_rows_forward(const float* x, const float* w, const Sizes& s, const std::vector<int64_t>& offsets, float* y) {
   std::vector<Block> blocks;
   constexpr int64_t kColumns = 64;
@@ -69,7 +65,8 @@ void few_rows_forward(const float* x, const float* w, const Sizes& s, const std:
   });
 }
 
-/// c [m, n] = a [m, k] times an expert's weight, transposed or not.
+/// c [m, n] = a [m, k] times an expert's weight, transposed or not. A row's result does not depend on how many others its
+/// expert has, so not on the layout either.
 void steady_product(GemmSize size, const float* a, const float* weight, int64_t ld_weight, Transpose transpose, float* c) {
   const auto [m, n, k] = size;
   if (m >= kSteadyRows) return gemm(size, a, k, Transpose::kNo, weight, ld_weight, transpose, c, n, 0.0f);
@@ -83,9 +80,7 @@ void forward_product(const at::Tensor& x, const GroupedLinearSpec& spec, const s
   const Sizes s(spec);
   const float *px = x.const_data_ptr<float>(), *pw = spec.weight->value.const_data_ptr<float>();
   float* py = y.data_ptr<float>();
-  int64_t most = 0;
-  for (size_t e = 0; e + 1 < offsets.size(); ++e) most = std::max(most, offsets[e + 1] - offsets[e]);
-  if (generation && most <= kFewRows) return few_rows_forward(px, pw, s, offsets, py);
+  if (generation) return few_rows_forward(px, pw, s, offsets, py);
   auto blocks = row_blocks(offsets);
   run_blocks(blocks, [&](const Block& b) {
     steady_product({b.end - b.begin, s.out, s.in}, px + b.begin * s.in, pw + b.expert * s.out * s.in, s.in, Transpose::kYes, py + b.begin * s.out);

@@ -21,7 +21,7 @@ struct GroupedLinearSpec {
 
 /// u = prologue(x); y[r] = W_e u[r] for the rows r in [offsets[e], offsets[e + 1]). x: [N, in], or [N, 2 in] (gate, up) with
 /// kSwiglu; offsets: E + 1 ascending from 0 to N. Returns [N, out]. `spec` must outlive the backward pass.
-/// A row's bits do not depend on how many others there are, unless it is for generation, where few rows are faster.
+/// A row's bits do not depend on how many others there are. `generation`: by a kernel for few rows.
 at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, bool generation = false);
 
 }  // namespace tessera::kernels

@@ -1,6 +1,7 @@
 #include "kernels/linear.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
@@ -19,8 +20,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Above this many rows a blocked GEMM beats reading each weight once with few accumulators.
-constexpr int64_t kFewRows = 96;
 constexpr int64_t kFewRowsPanel = 32;  // weight rows a task takes at least
 
 at::Tensor apply_prologue(const at::Tensor& x, const LinearSpec& spec, at::Tensor* rstd) {
@@ -125,6 +124,20 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
   }
 };
 
+/// x w^T by a kernel that reads w once.
+at::Tensor few_rows(const at::Tensor& x, const at::Tensor& w) {
+  at::Tensor y = at::empty({x.size(0), w.size(0)}, x.options());
+  const at::Tensor dense = x.contiguous();
+  const float *px = dense.const_data_ptr<float>(), *pw = w.const_data_ptr<float>();
+  float* py = y.data_ptr<float>();
+  const int64_t out = w.size(0), panels = (out + kFewRowsPanel - 1) / kFewRowsPanel;
+  const int64_t step = std::max<int64_t>(1, panels / (4 * at::get_num_threads())) * kFewRowsPanel;
+  for_each_task((out + step - 1) / step, [&](int64_t task) {
+    kernel_table().few_rows_product(px, x.size(0), x.size(1), pw, task * step, std::min(out, (task + 1) * step), py, out);
+  });
+  return y;
+}
+
 at::Tensor anchor_of(const LinearSpec& spec) {
   if (spec.weight->trainable()) return spec.weight->value;
   for (const auto& slice : spec.adapters)
@@ -149,26 +162,31 @@ at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor&
   return LinearFunction::apply(x, residual.defined() ? std::optional(residual) : std::nullopt, anchor_of(spec), &spec);
 }
 
-at::Tensor linear_inference(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
+at::Tensor linear_prefill(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
+  await(spec);
+  if (x.size(0) >= kSteadyRows || x.size(0) == 0) {
+    const at::Tensor u = apply_prologue(x, spec, nullptr);
+    at::Tensor y = product_with_residual(u, spec, residual);
+    add_adapters(u, spec, y);
+    return y;
+  }
+  const auto padded = [](const at::Tensor& t) {
+    if (!t.defined()) return t;
+    at::Tensor rows = at::zeros({kSteadyRows, t.size(1)}, t.options());
+    rows.narrow(0, 0, t.size(0)).copy_(t);
+    return rows;
+  };
+  return linear_prefill(padded(x), spec, padded(residual)).narrow(0, 0, x.size(0));
+}
+
+at::Tensor linear_decode(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
   await(spec);
   const at::Tensor u = apply_prologue(x, spec, nullptr);
-  const at::Tensor& weight = spec.weight->value;
-  at::Tensor y;
-  if (u.size(0) <= kFewRows) {
-    y = at::empty({u.size(0), weight.size(0)}, u.options());
-    const float *pu = u.const_data_ptr<float>(), *pw = weight.const_data_ptr<float>();
-    float* py = y.data_ptr<float>();
-    const int64_t out = weight.size(0), panels = (out + kFewRowsPanel - 1) / kFewRowsPanel;
-    const int64_t step = std::max<int64_t>(1, panels / (4 * at::get_num_threads())) * kFewRowsPanel;
-    for_each_task((out + step - 1) / step, [&](int64_t task) {
-      kernel_table().few_rows_product(pu, u.size(0), u.size(1), pw, task * step, std::min(out, (task + 1) * step), py, out);
-    });
-    if (residual.defined()) y.add_(residual);
-    if (spec.bias) y.add_(spec.bias->value);
-  } else {
-    y = product_with_residual(u, spec, residual);
-  }
-  add_adapters(u, spec, y);
+  at::Tensor y = few_rows(u, spec.weight->value);
+  if (residual.defined()) y.add_(residual);
+  if (spec.bias) y.add_(spec.bias->value);
+  for (const auto& slice : spec.adapters)
+    y.slice(1, slice.out_begin, slice.out_end).add_(few_rows(few_rows(u, slice.a->value).mul_(slice.scale), slice.b->value));
   return y;
 }
 

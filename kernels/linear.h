@@ -36,7 +36,9 @@ void await(const LinearSpec& spec);
 /// `residual`: [T, out] or undefined. Returns y [T, out]. float32. `spec` must outlive the backward pass.
 at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual = {});
 
-/// Without autograd, for generation: picks a kernel that reads the weights once when x has few rows.
-at::Tensor linear_inference(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual = {});
+/// Without autograd, for generation; a row of y depends on its row of x alone, not on how many there are. The first is for
+/// prompts, the second for single tokens of several sequences: it reads the weights once.
+at::Tensor linear_prefill(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual = {});
+at::Tensor linear_decode(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual = {});
 
 }  // namespace tessera::kernels

@@ -60,7 +60,7 @@ Command eval_command(CLI::App& cli) {
         throw ConfigError(line.where + ": needs 'answer', a string");
     LoadedModel loaded = load_for_inference(options->model);
     options->sampling.stop_ids = stop_ids(loaded);
-    inference::Engine engine(*loaded.model, options->batch);
+    inference::Engine engine(*loaded.model, {.max_batch = options->batch});
     const auto results = share_out(app, static_cast<int64_t>(lines.size()), [&](int64_t begin, int64_t end) {
       std::vector<std::vector<int32_t>> prompts;
       for (int64_t i = begin; i < end; ++i) {

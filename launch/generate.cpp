@@ -56,7 +56,7 @@ Command generate_command(CLI::App& cli) {
       lines.push_back({line, "--prompt"});
     }
     options->sampling.stop_ids = stop_ids(loaded);
-    inference::Engine engine(*loaded.model, options->batch, !options->no_draft);
+    inference::Engine engine(*loaded.model, {.max_batch = options->batch, .draft = !options->no_draft, .tokenizer = &loaded.tokenizer});
     const auto results = share_out(app, static_cast<int64_t>(lines.size()), [&](int64_t begin, int64_t end) {
       std::vector<std::vector<int32_t>> prompts;
       for (int64_t i = begin; i < end; ++i)

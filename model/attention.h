@@ -31,7 +31,7 @@ class Attention {
 [[nodiscard]] std::unique_ptr<Attention> make_grouped_attention(const ModelConfig& config);
 [[nodiscard]] std::unique_ptr<Attention> make_latent_attention(const ModelConfig& config);
 
-/// Where decoding reads: all rows of each token's slot, `values_begin` floats into a row the values.
+/// Where decoding reads: the rows that each token sees, `values_begin` floats into a row the values.
 [[nodiscard]] kernels::CachedRows cached_rows(const Pass& pass, int64_t layer, int64_t values_begin);
 
 }  // namespace tessera::model

@@ -66,6 +66,10 @@ kernels::CrossEntropy CausalLM::loss(const at::Tensor& hidden, const kernels::Ta
   return kernels::linear_cross_entropy(hidden, head_, targets);
 }
 
+kernels::CrossEntropy CausalLM::loss(const at::Tensor& hidden, const kernels::Targets& targets, const kernels::LogProbLoss& loss) const {
+  return kernels::linear_log_prob_loss(hidden, head_, targets, loss);
+}
+
 std::vector<kernels::CrossEntropy> CausalLM::mtp_losses(const at::Tensor& hidden, std::vector<MtpRows>& modules,
                                                         const moe::RoutingTerms& routing) {
   std::vector<kernels::CrossEntropy> losses;
@@ -85,61 +89,56 @@ std::vector<kernels::CrossEntropy> CausalLM::mtp_losses(const at::Tensor& hidden
   return losses;
 }
 
-at::Tensor CausalLM::logits(const at::Tensor& hidden) const { return kernels::linear_inference(hidden, head_); }
+at::Tensor CausalLM::logits(const at::Tensor& hidden) const { return kernels::linear_decode(hidden, head_); }
 
 at::Tensor CausalLM::normed(const at::Tensor& hidden) const { return kernels::rms_norm_layer(hidden, head_.norm, head_.norm_eps); }
 
-KvCache CausalLM::make_cache(int64_t slots, bool drafts) const {
-  return KvCache(config_.num_hidden_layers + (drafts ? 1 : 0), slots, blocks_.front()->cache_row());
+std::vector<int64_t> CausalLM::cached_layers(bool drafts) const {
+  std::vector<int64_t> layers;
+  for (const auto& block : blocks_) layers.push_back(block->layer());
+  if (drafts) layers.push_back(config_.num_hidden_layers);
+  return layers;
 }
 
-at::Tensor CausalLM::prefill(const at::Tensor& tokens, const at::Tensor& positions, const std::vector<Segment>& segments,
-                             const std::vector<int64_t>& slots, KvCache& cache, at::Tensor* states) {
+at::Tensor CausalLM::prefill(const at::Tensor& input, const at::Tensor& positions, const std::vector<Segment>& segments,
+                             const std::vector<int64_t>& sequences, KvCache& cache) {
   at::NoGradGuard no_grad;
   ensure_positions(positions);
-  int64_t longest = 0;
-  for (const auto& segment : segments) longest = std::max(longest, segment.length);
-  cache.reserve(longest);
-  const Pass pass{.positions = positions, .segments = segments, .rope = &rope_, .inference = true, .cache = &cache, .slots = slots};
-  at::Tensor x_TD = kernels::embedding(tokens, embedding_);
+  for (size_t i = 0; i < segments.size(); ++i) cache.reserve(sequences[i], segments[i].length);
+  const Pass pass{.kind = PassKind::kPrefill, .positions = positions, .segments = segments, .rope = &rope_, .cache = &cache, .sequences = sequences};
+  at::Tensor x_TD = shard_.first ? kernels::embedding(input, embedding_) : input;
   for (const auto& block : blocks_) x_TD = block->forward(x_TD, pass);
-  for (size_t i = 0; i < segments.size(); ++i) cache.set_length(slots[i], segments[i].length);
-  if (states != nullptr) *states = normed(x_TD);
-  return logits(x_TD.index_select(0, last_rows(segments)));
+  return x_TD;
 }
 
-at::Tensor CausalLM::decode(const at::Tensor& tokens, const std::vector<int64_t>& slots, KvCache& cache, at::Tensor* states) {
+at::Tensor CausalLM::decode(const at::Tensor& input, const std::vector<int64_t>& sequences, KvCache& cache) {
   at::NoGradGuard no_grad;
-  Pass pass{.rope = &rope_, .inference = true, .cache = &cache, .slots = slots};
-  pass.positions = at::empty({static_cast<int64_t>(slots.size())}, at::kInt);
+  Pass pass{.kind = PassKind::kDecode, .rope = &rope_, .cache = &cache, .sequences = sequences};
+  pass.positions = at::empty({static_cast<int64_t>(sequences.size())}, at::kInt);
   std::map<int64_t, int64_t> lengths;  // after this call
-  int64_t longest = 0;
-  for (size_t i = 0; i < slots.size(); ++i) {
-    int64_t& length = lengths.try_emplace(slots[i], cache.length(slots[i])).first->second;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    int64_t& length = lengths.try_emplace(sequences[i], cache.length(sequences[i])).first->second;
     pass.positions.data_ptr<int32_t>()[i] = static_cast<int32_t>(length);
     pass.keys.push_back(++length);
-    longest = std::max(longest, length);
   }
+  for (const auto& [sequence, length] : lengths) cache.reserve(sequence, length);
   ensure_positions(pass.positions);
-  cache.reserve(longest);
-  at::Tensor x_TD = kernels::embedding(tokens, embedding_);
+  at::Tensor x_TD = shard_.first ? kernels::embedding(input, embedding_) : input;
   for (const auto& block : blocks_) x_TD = block->decode(x_TD, pass);
-  for (const auto& [slot, length] : lengths) cache.set_length(slot, length);
-  if (states != nullptr) *states = normed(x_TD);
-  return logits(x_TD);
+  return x_TD;
 }
 
 at::Tensor CausalLM::draft_prefill(const at::Tensor& next, const at::Tensor& states, const at::Tensor& positions,
-                                   const std::vector<Segment>& segments, const std::vector<int64_t>& slots, KvCache& cache) {
+                                   const std::vector<Segment>& segments, const std::vector<int64_t>& sequences, KvCache& cache) {
   at::NoGradGuard no_grad;
-  const Pass pass{.positions = positions, .segments = segments, .rope = &rope_, .inference = true, .cache = &cache, .slots = slots};
+  const Pass pass{.kind = PassKind::kPrefill, .positions = positions, .segments = segments, .rope = &rope_, .cache = &cache, .sequences = sequences};
   const at::Tensor output_TD = mtp_.front()->forward(kernels::embedding(next, embedding_), states, pass);
-  return kernels::linear_inference(output_TD.index_select(0, last_rows(segments)), mtp_.front()->head());
+  return kernels::linear_decode(output_TD.index_select(0, last_rows(segments)), mtp_.front()->head());
 }
 
 at::Tensor CausalLM::draft_decode(DraftRows& rows, const at::Tensor& states, const std::vector<int64_t>& last, KvCache& cache) {
   at::NoGradGuard no_grad;
-  Pass pass{.rope = &rope_, .inference = true, .cache = &cache, .slots = rows.slots};
+  Pass pass{.kind = PassKind::kDecode, .rope = &rope_, .cache = &cache, .sequences = rows.sequences};
   pass.positions = at::empty({rows.size()}, at::kInt);
   for (size_t i = 0; i < rows.tokens.size(); ++i) {
     pass.positions.data_ptr<int32_t>()[i] = static_cast<int32_t>(rows.positions[i]);
@@ -148,7 +147,7 @@ at::Tensor CausalLM::draft_decode(DraftRows& rows, const at::Tensor& states, con
   const at::Tensor tokens = at::from_blob(rows.tokens.data(), {rows.size()}, at::kInt);
   const at::Tensor state_TD = states.index_select(0, at::tensor(rows.states, at::kLong));
   const at::Tensor output_TD = mtp_.front()->decode(kernels::embedding(tokens, embedding_), state_TD, pass);
-  return kernels::linear_inference(output_TD.index_select(0, at::tensor(last, at::kLong)), mtp_.front()->head());
+  return kernels::linear_decode(output_TD.index_select(0, at::tensor(last, at::kLong)), mtp_.front()->head());
 }
 
 std::vector<NamedWeight> CausalLM::main_weights() const {

@@ -40,22 +40,30 @@ class CausalLM final {
                            const moe::RoutingTerms& routing = {});
   /// Loss and log-probabilities of the targets from hidden_states' result.
   [[nodiscard]] kernels::CrossEntropy loss(const at::Tensor& hidden, const kernels::Targets& targets) const;
+  /// The same for a loss that is a function of the log-probabilities.
+  [[nodiscard]] kernels::CrossEntropy loss(const at::Tensor& hidden, const kernels::Targets& targets, const kernels::LogProbLoss& loss) const;
   /// Losses of the MTP modules, one for each of `modules`, from hidden_states' result.
   std::vector<kernels::CrossEntropy> mtp_losses(const at::Tensor& hidden, std::vector<MtpRows>& modules, const moe::RoutingTerms& routing);
 
-  /// A cache of `slots` sequences, with room for the first MTP module if it drafts.
-  [[nodiscard]] KvCache make_cache(int64_t slots, bool drafts = false) const;
-  /// Fills `cache` slots with prompts laid end to end, one a segment, and returns the logits [S, V] of each last token.
-  /// `states`, if given, receives the normed states of all tokens [T, D].
-  at::Tensor prefill(const at::Tensor& tokens, const at::Tensor& positions, const std::vector<Segment>& segments,
-                     const std::vector<int64_t>& slots, KvCache& cache, at::Tensor* states = nullptr);
-  /// One token for each slot, appended to the cache. A slot that is named several times gets several tokens, in order.
-  /// Returns logits [S, V].
-  at::Tensor decode(const at::Tensor& tokens, const std::vector<int64_t>& slots, KvCache& cache, at::Tensor* states = nullptr);
-  /// The first MTP module over prompts: `next` [T] are the tokens behind those of prefill. Returns logits [S, V] of what
-  /// comes after each last one.
+  /// A cache for the layers here, and for the first MTP module if it drafts.
+  [[nodiscard]] std::vector<int64_t> cached_layers(bool drafts = false) const;
+  [[nodiscard]] int64_t cache_row() const { return blocks_.front()->cache_row(); }
+
+  /// Prompts laid end to end, one a segment, each into a sequence of `cache`. `input` as for hidden_states; returns the
+  /// residual stream [T, D].
+  at::Tensor prefill(const at::Tensor& input, const at::Tensor& positions, const std::vector<Segment>& segments,
+                     const std::vector<int64_t>& sequences, KvCache& cache);
+  /// One token for each sequence, appended to it. A sequence that is named several times gets several tokens, in order. The lengths
+  /// in the cache are left for the caller to set, behind the last stage. Returns the residual stream.
+  at::Tensor decode(const at::Tensor& input, const std::vector<int64_t>& sequences, KvCache& cache);
+  /// Of the last stage: logits [N, V] of rows of the residual stream [N, D].
+  [[nodiscard]] at::Tensor logits(const at::Tensor& hidden) const;
+  /// Behind the final norm, differentiable.
+  [[nodiscard]] at::Tensor normed(const at::Tensor& hidden) const;
+  /// The first MTP module over prompts: `next` [T] are the tokens behind those of prefill, `states` the normed stream. Returns
+  /// logits [S, V] of what comes after each last one.
   at::Tensor draft_prefill(const at::Tensor& next, const at::Tensor& states, const at::Tensor& positions,
-                           const std::vector<Segment>& segments, const std::vector<int64_t>& slots, KvCache& cache);
+                           const std::vector<Segment>& segments, const std::vector<int64_t>& sequences, KvCache& cache);
   /// The same over single rows behind decode; returns the logits of the rows `last`.
   at::Tensor draft_decode(DraftRows& rows, const at::Tensor& states, const std::vector<int64_t>& last, KvCache& cache);
 
@@ -88,9 +96,6 @@ class CausalLM final {
  private:
   [[nodiscard]] Recompute recomputation() const;
   void ensure_positions(const at::Tensor& positions);
-  [[nodiscard]] at::Tensor logits(const at::Tensor& hidden) const;
-  /// Behind the final norm, differentiable.
-  [[nodiscard]] at::Tensor normed(const at::Tensor& hidden) const;
   [[nodiscard]] int uses(const kernels::ParameterPtr& parameter, int modules) const;
   [[nodiscard]] Replicas replicas(const kernels::ParameterPtr& parameter, const std::set<kernels::ParameterPtr>& experts) const;
   [[nodiscard]] std::vector<NamedWeight> main_weights() const;

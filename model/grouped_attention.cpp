@@ -23,7 +23,7 @@ class GroupedAttention final : public Attention {
   at::Tensor forward(const at::Tensor& x_TD, const Pass& pass, int64_t layer) override {
     const at::Tensor qkv = run_linear(pass, x_TD, qkv_);
     at::Tensor mixed;
-    if (pass.inference) {
+    if (pass.kind != PassKind::kTraining) {
       if (normalized_) kernels::normalize_heads(qkv, shape_, norms_);
       mixed = kernels::attention(qkv, shape_, pass.segments, pass.positions, *pass.rope);  // rotates qkv in place
       if (pass.cache != nullptr) store_segments(qkv, pass, layer);
@@ -39,8 +39,8 @@ class GroupedAttention final : public Attention {
     const at::Tensor qkv = run_linear(pass, x_TD, qkv_);
     if (normalized_) kernels::normalize_heads(qkv, shape_, norms_);
     kernels::rotate(qkv, shape_, pass.positions, *pass.rope);
-    for (size_t i = 0; i < pass.slots.size(); ++i)
-      store(qkv, static_cast<int64_t>(i), pass.cache->row(layer, pass.slots[i], pass.keys[i] - 1));
+    for (size_t i = 0; i < pass.sequences.size(); ++i)
+      store(qkv, static_cast<int64_t>(i), pass.cache->row(layer, pass.sequences[i], pass.keys[i] - 1));
     const at::Tensor q = qkv.narrow(1, 0, shape_.heads * shape_.head_dim).contiguous();
     const at::Tensor mixed = kernels::attention_decode(q, shape_, shape_.head_dim,
                                                        cached_rows(pass, layer, shape_.key_value_heads * shape_.head_dim));
@@ -68,7 +68,7 @@ class GroupedAttention final : public Attention {
   void store_segments(const at::Tensor& qkv, const Pass& pass, int64_t layer) const {
     for (size_t i = 0; i < pass.segments.size(); ++i)
       for (int64_t t = 0; t < pass.segments[i].length; ++t)
-        store(qkv, pass.segments[i].start + t, pass.cache->row(layer, pass.slots[i], t));
+        store(qkv, pass.segments[i].start + t, pass.cache->row(layer, pass.sequences[i], t));
   }
 
   kernels::AttentionShape shape_;
@@ -86,8 +86,11 @@ std::unique_ptr<Attention> make_attention(const ModelConfig& config) {
 }
 
 kernels::CachedRows cached_rows(const Pass& pass, int64_t layer, int64_t values_begin) {
-  kernels::CachedRows rows{{}, pass.keys, pass.cache->row_floats(), values_begin};
-  for (int64_t slot : pass.slots) rows.first_rows.push_back(pass.cache->row(layer, slot, 0));
+  kernels::CachedRows rows{.runs = {}, .stride = pass.cache->row_floats(), .values_begin = values_begin};
+  for (size_t i = 0; i < pass.sequences.size(); ++i) {
+    pass.cache->list_runs(layer, pass.sequences[i], pass.keys[i], rows.runs);
+    rows.first_run.push_back(rows.runs.size());
+  }
   return rows;
 }
 

@@ -8,26 +8,78 @@
 
 namespace tessera::model {
 
-KvCache::KvCache(int64_t layers, int64_t slots, int64_t row)
-    : layers_(static_cast<size_t>(layers)), lengths_(static_cast<size_t>(slots), 0), slots_(slots), row_(row) {}
-
-void KvCache::reserve(int64_t length) {
-  if (length <= capacity_) return;
-  const int64_t capacity = std::max({length, capacity_ + capacity_ / 2, int64_t{64}});
-  const int64_t used = *std::max_element(lengths_.begin(), lengths_.end());
-  for (auto& layer : layers_) {
-    at::Tensor grown = at::empty({slots_, capacity, row_}, at::kFloat);
-    if (used > 0) grown.narrow(1, 0, used).copy_(layer.narrow(1, 0, used));
-    layer = grown;
+KvCache::KvCache(const std::vector<int64_t>& layers, int64_t row) : layers_(static_cast<int64_t>(layers.size())), row_(row) {
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto layer = static_cast<size_t>(layers[i]);
+    index_.resize(std::max(index_.size(), layer + 1), -1);
+    index_[layer] = static_cast<int64_t>(i);
   }
-  capacity_ = capacity;
 }
 
-float* KvCache::row(int64_t layer, int64_t slot, int64_t position) {
-  TESSERA_CHECK(slot < slots_ && position < capacity_, "cache slot ", slot, " position ", position);
-  return layers_[static_cast<size_t>(layer)].data_ptr<float>() + (slot * capacity_ + position) * row_;
+int64_t KvCache::open(int64_t parent) {
+  int64_t number = static_cast<int64_t>(sequences_.size());
+  if (free_sequences_.empty()) {
+    sequences_.emplace_back();
+  } else {
+    number = free_sequences_.back();
+    free_sequences_.pop_back();
+  }
+  Sequence& sequence = at(number);
+  sequence.open = true;
+  sequence.parent = parent;
+  sequence.begin = sequence.length = parent < 0 ? 0 : at(parent).length;
+  if (parent >= 0) ++at(parent).children;
+  return number;
 }
 
-int64_t KvCache::bytes() const { return static_cast<int64_t>(layers_.size()) * slots_ * capacity_ * row_ * 4; }
+void KvCache::close(int64_t sequence) {
+  TESSERA_CHECK(at(sequence).open);
+  at(sequence).open = false;
+  release(sequence);
+}
+
+void KvCache::release(int64_t number) {
+  Sequence& sequence = at(number);
+  if (sequence.open || sequence.children > 0) return;
+  free_pages_.insert(free_pages_.end(), sequence.pages.rbegin(), sequence.pages.rend());
+  free_sequences_.push_back(number);
+  const int64_t parent = sequence.parent;
+  sequence = {};
+  if (parent < 0) return;
+  --at(parent).children;
+  release(parent);
+}
+
+void KvCache::reserve(int64_t number, int64_t length) {
+  Sequence& sequence = at(number);
+  while (sequence.begin + static_cast<int64_t>(sequence.pages.size()) * kPageTokens < length) {
+    if (free_pages_.empty()) {
+      free_pages_.push_back(static_cast<int64_t>(pages_.size()));
+      pages_.push_back(at::empty({layers_, kPageTokens, row_}, at::kFloat));
+    }
+    sequence.pages.push_back(free_pages_.back());
+    free_pages_.pop_back();
+  }
+}
+
+float* KvCache::page(int64_t layer, int64_t page) const {
+  return pages_[static_cast<size_t>(page)].mutable_data_ptr<float>() + index_[static_cast<size_t>(layer)] * kPageTokens * row_;
+}
+
+float* KvCache::row(int64_t layer, int64_t number, int64_t position) {
+  const Sequence& sequence = at(number);
+  const int64_t own = position - sequence.begin;
+  TESSERA_CHECK(own >= 0 && own < static_cast<int64_t>(sequence.pages.size()) * kPageTokens, "cached sequence ", number, " position ", position);
+  return page(layer, sequence.pages[static_cast<size_t>(own / kPageTokens)]) + own % kPageTokens * row_;
+}
+
+void KvCache::list_runs(int64_t layer, int64_t number, int64_t count, std::vector<kernels::CachedRun>& runs) const {
+  const Sequence& sequence = at(number);
+  if (sequence.parent >= 0) list_runs(layer, sequence.parent, std::min(count, sequence.begin), runs);
+  for (int64_t own = 0; own < count - sequence.begin; own += kPageTokens)
+    runs.push_back({page(layer, sequence.pages[static_cast<size_t>(own / kPageTokens)]), std::min(kPageTokens, count - sequence.begin - own)});
+}
+
+int64_t KvCache::bytes() const { return static_cast<int64_t>(pages_.size()) * layers_ * kPageTokens * row_ * 4; }
 
 }  // namespace tessera::model

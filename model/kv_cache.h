@@ -1,4 +1,6 @@
-// Keys and values of sequences being generated: one slot a sequence, grown as they lengthen.
+// Keys and values of sequences being generated, in pages of a fixed number of tokens. A sequence may begin behind another, whose
+// rows it then shares: the samples of a group behind their prompt. Own rows begin in a page of their own, so that what a
+// sequence reads, and in which runs, depends on the sequence alone.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -6,26 +8,50 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cpu/kernel_table.h"
+
 namespace tessera::model {
 
 class KvCache final {
  public:
-  /// `row` floats a token and layer: keys of all key/value heads, then values.
-  KvCache(int64_t layers, int64_t slots, int64_t row);
+  static constexpr int64_t kPageTokens = 32;
 
-  [[nodiscard]] int64_t length(int64_t slot) const { return lengths_[static_cast<size_t>(slot)]; }
-  [[nodiscard]] int64_t capacity() const { return capacity_; }
-  void set_length(int64_t slot, int64_t length) { lengths_[static_cast<size_t>(slot)] = length; }
-  /// Makes room for `length` tokens in every slot, keeping what is stored.
-  void reserve(int64_t length);
-  [[nodiscard]] float* row(int64_t layer, int64_t slot, int64_t position);
+  /// `layers`: the numbers of those of this rank; `row`: floats a token and layer.
+  KvCache(const std::vector<int64_t>& layers, int64_t row);
+
+  /// A new sequence; with a `parent`, behind all its tokens, and the parent must not grow any more.
+  int64_t open(int64_t parent = -1);
+  /// Its pages are free for others once no sequence behind it needs them.
+  void close(int64_t sequence);
+  /// Tokens, the parent's included.
+  [[nodiscard]] int64_t length(int64_t sequence) const { return at(sequence).length; }
+  void set_length(int64_t sequence, int64_t length) { at(sequence).length = length; }
+  /// Makes room for `length` tokens, the parent's included.
+  void reserve(int64_t sequence, int64_t length);
+  [[nodiscard]] float* row(int64_t layer, int64_t sequence, int64_t position);
+  /// Appends the runs of the first `count` tokens.
+  void list_runs(int64_t layer, int64_t sequence, int64_t count, std::vector<kernels::CachedRun>& runs) const;
   [[nodiscard]] int64_t row_floats() const { return row_; }
+  /// Memory of all pages that were ever needed at a time.
   [[nodiscard]] int64_t bytes() const;
 
  private:
-  std::vector<at::Tensor> layers_;  // [slots, capacity, row]
-  std::vector<int64_t> lengths_;
-  int64_t slots_, row_, capacity_ = 0;
+  struct Sequence {
+    int64_t parent = -1, begin = 0;  // tokens of the parent
+    int64_t length = 0, children = 0;
+    bool open = false;
+    std::vector<int64_t> pages;
+  };
+  [[nodiscard]] Sequence& at(int64_t sequence) { return sequences_[static_cast<size_t>(sequence)]; }
+  [[nodiscard]] const Sequence& at(int64_t sequence) const { return sequences_[static_cast<size_t>(sequence)]; }
+  [[nodiscard]] float* page(int64_t layer, int64_t page) const;
+  void release(int64_t sequence);
+
+  std::vector<int64_t> index_;  // of a layer among those here
+  int64_t layers_, row_;
+  std::vector<at::Tensor> pages_;  // [layers, kPageTokens, row] each
+  std::vector<int64_t> free_pages_, free_sequences_;
+  std::vector<Sequence> sequences_;
 };
 
 }  // namespace tessera::model

@@ -65,8 +65,8 @@ class LatentAttention final : public Attention {
     const Projected p = split(run_linear(pass, x_TD, down_), pass);
     kernels::rotate_latent(p.q, p.k_rope_TR, shape_, pass.positions, *pass.rope);
     const at::Tensor normed = normed_latent(p);
-    for (size_t i = 0; i < pass.slots.size(); ++i)
-      store(normed, p.k_rope_TR, static_cast<int64_t>(i), pass.cache->row(layer, pass.slots[i], pass.keys[i] - 1));
+    for (size_t i = 0; i < pass.sequences.size(); ++i)
+      store(normed, p.k_rope_TR, static_cast<int64_t>(i), pass.cache->row(layer, pass.sequences[i], pass.keys[i] - 1));
     const at::Tensor weight = whole_weight(up_.spec);
     const kernels::AttentionShape absorbed{shape_.heads, 1, cache_row(), shape_.scale};
     const at::Tensor mixed = kernels::attention_decode(kernels::absorb_queries(p.q, weight, shape_), absorbed, latent_.kv_lora_rank,
@@ -125,7 +125,7 @@ class LatentAttention final : public Attention {
     const at::Tensor normed = normed_latent(p);
     for (size_t i = 0; i < pass.segments.size(); ++i)
       for (int64_t t = 0; t < pass.segments[i].length; ++t)
-        store(normed, p.k_rope_TR, pass.segments[i].start + t, pass.cache->row(layer, pass.slots[i], t));
+        store(normed, p.k_rope_TR, pass.segments[i].start + t, pass.cache->row(layer, pass.sequences[i], t));
   }
 
   LatentConfig latent_;

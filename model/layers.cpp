@@ -56,7 +56,12 @@ void list_linear(const std::string& prefix, const LinearLayer& layer, std::vecto
 }
 
 at::Tensor run_linear(const Pass& pass, const at::Tensor& x, const LinearLayer& layer, const at::Tensor& residual) {
-  return pass.inference ? kernels::linear_inference(x, layer.spec, residual) : kernels::linear(x, layer.spec, residual);
+  switch (pass.kind) {
+    case PassKind::kPrefill: return kernels::linear_prefill(x, layer.spec, residual);
+    case PassKind::kDecode: return kernels::linear_decode(x, layer.spec, residual);
+    case PassKind::kTraining: break;
+  }
+  return kernels::linear(x, layer.spec, residual);
 }
 
 }  // namespace tessera::model

@@ -57,17 +57,24 @@ enum class Recompute {
   kFull,       // whole blocks
 };
 
-/// What one forward pass hands to every layer. `inference`: without autograd, for generation.
+/// Passes of generation have no autograd. In them a row's result depends on the row alone, not on how many others there are.
+enum class PassKind {
+  kTraining,  // and scoring
+  kPrefill,   // whole prompts
+  kDecode,    // single tokens behind cached ones
+};
+
+/// What one forward pass hands to every layer.
 struct Pass {
+  PassKind kind = PassKind::kTraining;
   at::Tensor positions = {};  // [T] int32
   std::vector<Segment> segments = {};
   const kernels::RopeTable* rope = nullptr;
   moe::RoutingTerms routing = {};
   Recompute recompute = Recompute::kNone;
-  bool inference = false;
   KvCache* cache = nullptr;    // written when given
-  std::vector<int64_t> slots = {};  // of the cache: one a segment in prefill, one a token in decoding
-  std::vector<int64_t> keys = {};   // decoding: keys that each token sees, its own included
+  std::vector<int64_t> sequences = {};  // of the cache: one a segment in prefill, one a token in decoding
+  std::vector<int64_t> keys = {};       // decoding: keys that each token sees, its own included
 };
 
 /// The layer with or without autograd, as the pass wants.

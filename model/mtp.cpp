@@ -44,17 +44,17 @@ void MtpModule::list_weights(std::vector<NamedWeight>& list) const {
   list_weight(block_.prefix() + "shared_head.norm.weight", head_.norm, list);
 }
 
-void DraftRows::add(int32_t token, int64_t state, int64_t position, int64_t slot) {
+void DraftRows::add(int32_t token, int64_t state, int64_t position, int64_t sequence) {
   tokens.push_back(token);
   states.push_back(state);
   positions.push_back(position);
-  slots.push_back(slot);
+  sequences.push_back(sequence);
 }
 
 void DraftRows::drop(int64_t count) {
   const auto left = static_cast<size_t>(size() - count);
   tokens.resize(left);
-  for (auto* list : {&states, &positions, &slots}) list->resize(left);
+  for (auto* list : {&states, &positions, &sequences}) list->resize(left);
 }
 
 namespace {

@@ -41,9 +41,9 @@ class MtpModule final {
 /// Single rows for a module in generation: a token, the row of the states before it, its place in the cache.
 struct DraftRows {
   std::vector<int32_t> tokens;
-  std::vector<int64_t> states, positions, slots;
+  std::vector<int64_t> states, positions, sequences;
 
-  void add(int32_t token, int64_t state, int64_t position, int64_t slot);
+  void add(int32_t token, int64_t state, int64_t position, int64_t sequence);
   /// Takes the last `count` rows back.
   void drop(int64_t count);
   [[nodiscard]] int64_t size() const { return static_cast<int64_t>(tokens.size()); }

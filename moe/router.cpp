@@ -2,12 +2,12 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/logsumexp.h>
-#include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
+#include "kernels/cpu/kernel_table.h"
 #include "kernels/gemm.h"
 #include "kernels/threads.h"
 #include "moe/selection.h"
@@ -155,11 +155,19 @@ at::Tensor scores_backward(const at::Tensor& d_scores, const at::Tensor& scores,
   return scores * (d_scores - (d_scores * scores).sum(1, true));
 }
 
+/// at::sigmoid takes another way for the last elements, so that a token's scores would depend on how many others there are.
+at::Tensor sigmoid_of(const at::Tensor& x) {
+  at::Tensor y = at::empty(x.sizes(), x.options());  // x may be rows of a larger tensor
+  const at::Tensor dense = x.contiguous();
+  kernels::kernel_table().sigmoid(dense.const_data_ptr<float>(), dense.numel(), y.data_ptr<float>());
+  return y;
+}
+
 struct RouteFunction : torch::autograd::Function<RouteFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
                             const c10::intrusive_ptr<RouteState>& state, RouterStatistics* statistics) {
     const at::Tensor logits = kernels::product_with_transposed(x, weight);
-    const at::Tensor scores = state->config.scoring == Scoring::kSigmoid ? at::sigmoid(logits) : at::softmax(logits, 1);
+    const at::Tensor scores = state->config.scoring == Scoring::kSigmoid ? sigmoid_of(logits) : at::softmax(logits, 1);
     choose_experts(scores, *state);
     const at::Tensor weights = chosen_weights(scores, *state);
     if (state->terms.balance_weight > 0) {

@@ -9,6 +9,7 @@
 #include "moe/router.h"
 #include "parallel/communicator.h"
 #include "trainer/config.h"
+#include "trainer/objective.h"
 
 namespace tessera::trainer {
 
@@ -26,6 +27,7 @@ struct LossTerms {
   float target_weight = 0;          // 1 / targets
   std::vector<double> mtp_weights;  // of module k: loss_weight / modules / its targets
   moe::RoutingTerms routing;        // balance: per document and layer; z: per token and layer
+  Objective* objective = nullptr;   // instead of the mean cross-entropy
 };
 [[nodiscard]] LossTerms loss_terms(const StepCounts& counts, const MoeTrainingConfig& moe, const MtpTrainingConfig& mtp, bool has_experts);
 

@@ -77,7 +77,7 @@ at::Tensor StageRun::run_forward(Stage& stage, int32_t microbatch, at::Tensor in
   kept.output = model.hidden_states(model.shard().first ? tensors.tokens : kept.input, tensors.positions, micro.segments, terms().routing);
   at::Tensor handed_on;
   if (model.shard().last) {
-    add_loss(model, micro, tensors.targets, kept);
+    add_loss(model, microbatch, tensors.targets, kept);
   } else {
     handed_on = kept.output.detach();
   }
@@ -113,12 +113,20 @@ void StageRun::run_weights(const Stage& stage, int32_t microbatch) {
   kept_.erase(kept);
 }
 
-void StageRun::add_loss(model::CausalLM& model, const data::MicroBatch& micro, const kernels::Targets& targets, Kept& kept) {
+void StageRun::add_loss(model::CausalLM& model, int32_t microbatch, const kernels::Targets& targets, Kept& kept) {
   const at::Tensor hidden = kept.output;
-  const kernels::CrossEntropy main = model.loss(hidden, targets);
+  kernels::CrossEntropy main;
+  if (Objective* objective = terms().objective) {
+    main = model.loss(hidden, targets, {objective->temperature(), [&](const float* log_probs, const float* entropies, float* weights) {
+                        return objective->weigh(static_cast<size_t>(microbatch), log_probs, entropies, weights);
+                      }});
+  } else {
+    main = model.loss(hidden, targets);
+  }
   loss_.cross_entropy += main.loss.item<double>();
   kept.output = main.loss;
   if (terms().mtp_weights.empty()) return;
+  const data::MicroBatch& micro = at(microbatch);
   kept.mtp = model::mtp_rows(micro.tokens, micro.segments, targets, terms().mtp_weights);
   for (const auto& module : model.mtp_losses(hidden, kept.mtp, terms().routing)) {
     loss_.mtp += module.loss.item<double>();

@@ -71,7 +71,7 @@ class StageRun final : public StepRun {
   at::Tensor run_forward(Stage& stage, int32_t microbatch, at::Tensor input) override;
   at::Tensor run_backward(Stage& stage, int32_t microbatch, const at::Tensor& gradient, bool weights_later) override;
   void run_weights(const Stage& stage, int32_t microbatch) override;
-  void add_loss(model::CausalLM& model, const data::MicroBatch& micro, const kernels::Targets& targets, Kept& kept);
+  void add_loss(model::CausalLM& model, int32_t microbatch, const kernels::Targets& targets, Kept& kept);
 
   std::map<std::pair<int32_t, int32_t>, Kept> kept_;  // by stage and micro-batch
   size_t peak_kept_ = 0;

@@ -186,13 +186,13 @@ const parallel::PipelineSchedule& Stages::carry_out(const data::StepBatch& batch
   return plan;
 }
 
-double Stages::evaluate(const std::vector<data::MicroBatch>& micro_batches) {
+double Stages::evaluate(const std::vector<data::MicroBatch>& micro_batches, Objective* objective) {
   at::NoGradGuard no_grad;
   if (micro_batches.empty()) return 0;
   const auto count = static_cast<int32_t>(micro_batches.size());
   const parallel::MicrobatchRule rule = microbatch_rule();
   const auto plan = parallel::make_forward_only(schedule(std::max(rule.at_least, rule.multiple_of)), count);
-  const LossTerms terms{.target_weight = 1.0f, .mtp_weights = {}, .routing = {}};
+  const LossTerms terms{.target_weight = 1.0f, .mtp_weights = {}, .routing = {}, .objective = objective};
   StageRun run(stages_, micro_batches, terms, false, config_.hidden_size);
   runtime_.run(plan, run);
   return run.loss().cross_entropy;

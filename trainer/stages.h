@@ -65,8 +65,10 @@ class Stages final {
   StepLoss forward_backward(const data::StepBatch& batch, const LossTerms& terms);
   /// The same exchanges without computation, for dry runs. `blocks_again`: blocks are recomputed.
   void rehearse(const data::StepBatch& batch, const LossTerms& terms, const PassageSource& passages, bool blocks_again);
-  /// Sum of the cross-entropies of all targets, as far as they are this rank's.
-  double evaluate(const std::vector<data::MicroBatch>& micro_batches);
+  /// Forward passes alone: the sum of the cross-entropies of all targets, as far as they are this rank's, or of what `objective` says.
+  double evaluate(const std::vector<data::MicroBatch>& micro_batches, Objective* objective = nullptr);
+  /// Which ranks of the pipeline hold the stages that a forward pass goes through, in order.
+  [[nodiscard]] const std::vector<int32_t>& route() const { return placement_.routes.front(); }
 
  private:
   const parallel::PipelineSchedule& carry_out(const data::StepBatch& batch, StepRun& run);

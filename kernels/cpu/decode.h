@@ -38,12 +38,17 @@ inline void dot_block(const DotProducts& p, int64_t m0, int64_t n0) {
       for (int n = 0; n < NR; ++n) acc[m * NR + n] += xv * wv[n];
     }
   }
+  if (whole < p.k) {
+    Vec wv[NR];
+    for (int n = 0; n < NR; ++n) wv[n] = load_partial(w + n * p.ldw + whole, p.k - whole);
+    for (int m = 0; m < MR; ++m) {
+      const Vec xv = load_partial(x + m * p.ldx + whole, p.k - whole);
+      for (int n = 0; n < NR; ++n) acc[m * NR + n] += xv * wv[n];
+    }
+  }
   float sums[kSums];
 #pragma GCC unroll 8
   for (int i = 0; i < kSums; i += static_cast<int>(kWidth)) store(sums + i, lane_sums(acc + i));
-  for (int64_t i = whole; i < p.k; ++i)
-    for (int m = 0; m < MR; ++m)
-      for (int n = 0; n < NR; ++n) sums[m * NR + n] += x[m * p.ldx + i] * w[n * p.ldw + i];
 #pragma GCC unroll 8
   for (int m = 0; m < MR; ++m) {
     float* y = p.y + (m0 + m) * p.ldy + n0;
@@ -79,10 +84,10 @@ inline void dot_rows(const DotProducts& p, int64_t m, int64_t rows, int64_t n_be
 }
 
 /// A group of rows of x stays in the first-level cache while it meets a panel of w, which stays in the second; k is cut
-/// to that end when there is more than one group.
+/// to that end. A row's result does not depend on how many others there are.
 inline void dot_products(const DotProducts& p, int64_t rows, int64_t n_begin, int64_t n_end) {
   constexpr int64_t kPanel = 8 * kDotColumns, kLongest = 576;
-  const int64_t parts = rows <= kDotRows ? 1 : (p.k + kLongest - 1) / kLongest;
+  const int64_t parts = (p.k + kLongest - 1) / kLongest;
   const int64_t length = padded((p.k + parts - 1) / parts);
   for (int64_t n = n_begin; n < n_end; n += kPanel) {
     const int64_t end = std::min(n + kPanel, n_end);
@@ -99,10 +104,14 @@ inline void few_rows_product(const float* x, int64_t rows, int64_t k, const floa
   dot_products({x, k, w, k, k, y, ldy, false}, rows, n_begin, n_end);
 }
 
-inline void attention_decode(const float* q, int64_t group, int64_t qk_dim, const float* k, const float* v, int64_t v_dim,
-                             int64_t stride, int64_t num_keys, float scale, float* out, float* scratch) {
+inline void attention_decode(const float* q, int64_t group, int64_t qk_dim, const CachedRun* runs, int64_t num_runs, int64_t stride,
+                             int64_t key_begin, int64_t value_begin, int64_t v_dim, float scale, float* out, float* scratch) {
+  int64_t num_keys = 0;
+  for (int64_t r = 0; r < num_runs; ++r) num_keys += runs[r].count;
   const int64_t ld = padded(num_keys);
-  dot_products({q, qk_dim, k, stride, qk_dim, scratch, ld, false}, group, 0, num_keys);
+  int64_t begin = 0;
+  for (int64_t r = 0; r < num_runs; begin += runs[r++].count)
+    dot_products({q, qk_dim, runs[r].rows + key_begin, stride, qk_dim, scratch + begin, ld, false}, group, 0, runs[r].count);
   for (int64_t g = 0; g < group; ++g) {
     float* scores = scratch + g * ld;
     for (int64_t j = num_keys; j < ld; ++j) scores[j] = -INFINITY;
@@ -118,7 +127,9 @@ inline void attention_decode(const float* q, int64_t group, int64_t qk_dim, cons
     const Vec inverse = broadcast(1.0f / horizontal_sum(sum));
     for (int64_t j = 0; j < ld; j += kWidth) store(scores + j, load(scores + j) * inverse);
   }
-  product({group, v_dim, num_keys, scratch, ld, 1, v, stride, out, v_dim, false});
+  begin = 0;
+  for (int64_t r = 0; r < num_runs; begin += runs[r++].count)
+    product({group, v_dim, runs[r].count, scratch + begin, ld, 1, runs[r].rows + value_begin, stride, out, v_dim, r > 0});
 }
 
 }  // namespace tessera::kernels::TESSERA_ISA

@@ -165,18 +165,31 @@ inline void swiglu_backward(const float* d_out, const float* gate_up, int64_t ro
   }
 }
 
+inline void sigmoid(const float* x, int64_t count, float* y) {
+  const auto of = [](Vec v) { return 1.0f / (1.0f + vexp(-v)); };
+  for_each_vector(
+      count, [&](int64_t i) { store(y + i, of(load(x + i))); },
+      [&](int64_t i, int64_t n) { store_partial(y + i, of(load_partial(x + i, n)), n); });
+}
+
+inline float maximum_of(const float* x, int64_t count) {
+  const int64_t whole = count / kWidth * kWidth;
+  float maximum = x[0];
+  if (whole > 0) {
+    Vec best = load(x);
+    for (int64_t i = kWidth; i < whole; i += kWidth) best = vmax(best, load(x + i));
+    maximum = horizontal_max(best);
+  }
+  for (int64_t i = whole; i < count; ++i) maximum = x[i] > maximum ? x[i] : maximum;
+  return maximum;
+}
+
 inline void cross_entropy(float* logits, int64_t rows, int64_t vocabulary, const int32_t* targets,
                           const float* weights, bool want_gradient, float* log_probs) {
   for (int64_t r = 0; r < rows; ++r) {
     float* row = logits + r * vocabulary;
     const int64_t whole = vocabulary / kWidth * kWidth;
-    float maximum = row[0];
-    if (whole > 0) {
-      Vec best = load(row);
-      for (int64_t i = kWidth; i < whole; i += kWidth) best = vmax(best, load(row + i));
-      maximum = horizontal_max(best);
-    }
-    for (int64_t i = whole; i < vocabulary; ++i) maximum = row[i] > maximum ? row[i] : maximum;
+    const float maximum = maximum_of(row, vocabulary);
     const float target_logit = row[targets[r]];
     // Sums of up to a few hundred thousand terms: vector partial sums, folded into a double every block.
     double total = 0;
@@ -202,6 +215,66 @@ inline void cross_entropy(float* logits, int64_t rows, int64_t vocabulary, const
     for (int64_t i = 0; i < whole; i += kWidth) store(row + i, load(row + i) * factor);
     for (int64_t i = whole; i < vocabulary; ++i) row[i] *= factor;
     row[targets[r]] -= weights[r];
+  }
+}
+
+inline void softmax_rows(const float* logits, int64_t rows, int64_t vocabulary, const int32_t* targets, float inverse_temperature,
+                         SoftmaxRow* result) {
+  constexpr int64_t kBlock = 64 * kWidth;
+  const int64_t whole = vocabulary / kWidth * kWidth;
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* row = logits + r * vocabulary;
+    const float maximum = maximum_of(row, vocabulary);
+    double total = 0, weighted = 0;  // sums of e^d and of e^d d, d = (x - maximum) / T
+    for (int64_t begin = 0; begin < whole; begin += kBlock) {
+      const int64_t end = begin + kBlock < whole ? begin + kBlock : whole;
+      Vec sum{}, weighted_sum{};
+      for (int64_t i = begin; i < end; i += kWidth) {
+        const Vec d = (load(row + i) - maximum) * inverse_temperature, e = vexp(d);
+        sum += e;
+        weighted_sum += e > Vec{} ? e * d : Vec{};
+      }
+      total += horizontal_sum(sum);
+      weighted += horizontal_sum(weighted_sum);
+    }
+    for (int64_t i = whole; i < vocabulary; ++i) {
+      const float d = (row[i] - maximum) * inverse_temperature, e = std::exp(d);
+      total += e;
+      if (e > 0) weighted += e * d;
+    }
+    const double log_total = std::log(total);
+    result[r] = {maximum, total,
+                 static_cast<float>((static_cast<double>(row[targets[r]]) - maximum) * inverse_temperature - log_total),
+                 static_cast<float>(log_total - weighted / total)};
+  }
+}
+
+inline void softmax_gradient(float* logits, int64_t rows, int64_t vocabulary, const int32_t* targets, const float* weights,
+                             float inverse_temperature, const SoftmaxRow* softmax) {
+  const int64_t whole = vocabulary / kWidth * kWidth;
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = logits + r * vocabulary;
+    const float maximum = softmax[r].maximum, weight = weights[r] * inverse_temperature;
+    const float factor = static_cast<float>(weight / softmax[r].total);
+    for (int64_t i = 0; i < whole; i += kWidth) store(row + i, vexp((load(row + i) - maximum) * inverse_temperature) * factor);
+    for (int64_t i = whole; i < vocabulary; ++i) row[i] = std::exp((row[i] - maximum) * inverse_temperature) * factor;
+    row[targets[r]] -= weight;
+  }
+}
+
+inline void exponentials(const float* x, int64_t count, float maximum, float inverse_temperature, float* out, double* block_sums) {
+  for (int64_t begin = 0; begin < count; begin += kSamplingBlock) {
+    const int64_t end = begin + kSamplingBlock < count ? begin + kSamplingBlock : count;
+    const int64_t whole = begin + (end - begin) / kWidth * kWidth;
+    Vec sum{};
+    for (int64_t i = begin; i < whole; i += kWidth) {
+      const Vec e = vexp((load(x + i) - maximum) * inverse_temperature);
+      store(out + i, e);
+      sum += e;
+    }
+    double total = horizontal_sum(sum);
+    for (int64_t i = whole; i < end; ++i) total += out[i] = std::exp((x[i] - maximum) * inverse_temperature);
+    block_sums[begin / kSamplingBlock] = total;
   }
 }
 

@@ -15,6 +15,20 @@ struct RowView {
   [[nodiscard]] float* row(int64_t i) const { return data + i * stride; }
 };
 
+/// Rows of a cache that lie one behind the other.
+struct CachedRun {
+  const float* rows = nullptr;
+  int64_t count = 0;
+};
+
+/// What is left of a row of logits x at a temperature T: z = x / T.
+struct SoftmaxRow {
+  float maximum = 0;   // of x
+  double total = 0;    // sum of exp(z - maximum / T)
+  float log_prob = 0;  // of the target
+  float entropy = 0;   // of the distribution
+};
+
 /// One attention problem: the queries of one segment for the query heads that share one key/value head. Keys come from
 /// `num_ranges` runs of tokens (ancestors, then the segment itself, which is causal). A key is `key_dim` floats of its head,
 /// followed by `shared_dim` floats that all heads share (MLA's rotary part; 0 otherwise).
@@ -54,15 +68,25 @@ struct KernelTable {
   /// out = silu(gate) * up; gate_up: [rows, 2F], gate first.
   void (*swiglu)(const float* gate_up, int64_t rows, int64_t dim, float* out);
   void (*swiglu_backward)(const float* d_out, const float* gate_up, int64_t rows, int64_t dim, float* d_gate_up);
+  /// y = 1 / (1 + exp(-x)); an element's result does not depend on where it stands.
+  void (*sigmoid)(const float* x, int64_t count, float* y);
   /// Turns rows of logits into gradients weight * (softmax - onehot) in place; log_probs[i] = log p(target).
   void (*cross_entropy)(float* logits, int64_t rows, int64_t vocabulary, const int32_t* targets, const float* weights,
                         bool want_gradient, float* log_probs);
+  /// The same in two steps, for weights that depend on the log-probabilities: what a row needs, with logits as they are,
+  /// and the gradients weight / T * (softmax(x / T) - onehot) in their place.
+  void (*softmax_rows)(const float* logits, int64_t rows, int64_t vocabulary, const int32_t* targets, float inverse_temperature,
+                       SoftmaxRow* result);
+  void (*softmax_gradient)(float* logits, int64_t rows, int64_t vocabulary, const int32_t* targets, const float* weights,
+                           float inverse_temperature, const SoftmaxRow* softmax);
+  /// exp((x - maximum) / T), and its sums over blocks of kSamplingBlock.
+  void (*exponentials)(const float* x, int64_t count, float maximum, float inverse_temperature, float* out, double* block_sums);
   void (*attention)(const AttentionTask& task, float* scratch);
   void (*attention_backward)(const AttentionTask& task, float* scratch);
-  /// One query token, `group` heads [group, qk_dim] that share keys and values: rows `stride` floats apart.
-  /// out: [group, v_dim]; scratch: attention_decode_scratch_floats.
-  void (*attention_decode)(const float* q, int64_t group, int64_t qk_dim, const float* k, const float* v, int64_t v_dim,
-                           int64_t stride, int64_t num_keys, float scale, float* out, float* scratch);
+  /// One query token, `group` heads [group, qk_dim] that share keys and values: in each cached row, `stride` floats long, the
+  /// key from key_begin and the value from value_begin. out: [group, v_dim]; scratch: attention_decode_scratch_floats.
+  void (*attention_decode)(const float* q, int64_t group, int64_t qk_dim, const CachedRun* runs, int64_t num_runs, int64_t stride,
+                           int64_t key_begin, int64_t value_begin, int64_t v_dim, float scale, float* out, float* scratch);
   /// y[m, n] = sum_k x[m, k] w[n, k] for n in [n_begin, n_end): few rows m, weights read once.
   void (*few_rows_product)(const float* x, int64_t rows, int64_t k, const float* w, int64_t n_begin, int64_t n_end,
                            float* y, int64_t ldy);
@@ -78,6 +102,8 @@ struct KernelTable {
                 float beta1, float beta2, float eps, float weight_decay, float correction1, float correction2_sqrt,
                 float gradient_scale);
 };
+
+constexpr int64_t kSamplingBlock = 1024;
 
 /// Floats of scratch that attention (blocks of scores, packed keys and values) needs for `keys` keys.
 int64_t attention_scratch_floats(int64_t keys, int64_t qk_dim, int64_t value_dim);

@@ -1,7 +1,6 @@
 #include "inference/engine.h"
 
 #include "core/error.h"
-#include "model/kv_cache.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
@@ -25,6 +24,8 @@ double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
   return ((actual.to(torch::kDouble) - expected).abs().max() / expected.abs().max()).item<double>();
 }
 
+std::vector<std::vector<int32_t>> one(const std::vector<int32_t>& prompt) { return std::vector<std::vector<int32_t>>(1, prompt); }
+
 /// DeepSeek-V3's architecture with one key changed.
 nlohmann::json deepseek_with(const std::string& key, const nlohmann::json& value) {
   nlohmann::json config = test::tiny_deepseek_config();
@@ -34,37 +35,38 @@ nlohmann::json deepseek_with(const std::string& key, const nlohmann::json& value
 
 class CachedDecoding : public testing::TestWithParam<nlohmann::json> {};
 
-// Prefills all prompts at once, then decodes 70 tokens each, so that the cache grows; every logit against a full forward.
+// Prefills all prompts at once, then decodes 70 tokens each, so that sequences take several pages; every logit against a full
+// forward. The second prompt's sequence begins behind another's.
 TEST_P(CachedDecoding, GivesTheLogitsOfAFullForward) {
   const auto model = tiny_model(GetParam());
-  const auto count = static_cast<int64_t>(kPrompts.size());
-  model::KvCache cache = model->make_cache(count);
+  const size_t count = kPrompts.size();
+  Passes passes({{{model.get(), 0}}, nullptr, nullptr});
   std::vector<std::vector<int32_t>> sequences = kPrompts;
-  std::vector<int32_t> tokens, positions;
-  std::vector<Segment> segments;
-  std::vector<int64_t> slots;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    segments.push_back({static_cast<int64_t>(tokens.size()), static_cast<int64_t>(sequences[i].size()), 0, -1});
-    for (size_t t = 0; t < sequences[i].size(); ++t) positions.push_back(static_cast<int32_t>(t));
-    tokens.insert(tokens.end(), sequences[i].begin(), sequences[i].end());
-    slots.push_back(count - 1 - static_cast<int64_t>(i));  // not in order
+  Flat flat;
+  std::vector<int64_t> numbers, last;
+  for (const auto& prompt : kPrompts) {
+    flat.add(prompt);
+    numbers.push_back(passes.cache().open());
+    last.push_back(static_cast<int64_t>(flat.tokens.size()) - 1);
   }
-  at::Tensor logits = model->prefill(torch::tensor(tokens, torch::kInt), torch::tensor(positions, torch::kInt), segments, slots, cache);
+  at::Tensor logits = passes.logits(passes.prefill(flat, numbers).index_select(0, torch::tensor(last)));
+  const int64_t parent = numbers[1];
+  numbers[1] = passes.cache().open(parent);
+  passes.cache().close(parent);
   for (int step = 0; step <= 70; ++step) {
-    ASSERT_EQ(logits.size(0), count);
+    ASSERT_EQ(logits.size(0), static_cast<int64_t>(count));
     std::vector<int32_t> next;
-    for (size_t i = 0; i < sequences.size(); ++i) {
+    for (size_t i = 0; i < count; ++i) {
       if (step % 10 == 0) {
         const at::Tensor full = full_logits(*model, sequences[i]);
         EXPECT_LT(relative_error(logits[static_cast<int64_t>(i)], full[full.size(0) - 1]), 1e-5) << "sequence " << i << " step " << step;
       }
-      EXPECT_EQ(cache.length(slots[i]), static_cast<int64_t>(sequences[i].size()));
+      EXPECT_EQ(passes.cache().length(numbers[i]), static_cast<int64_t>(sequences[i].size()));
       next.push_back(static_cast<int32_t>((7 * step + 11 * static_cast<int>(i)) % 37));
       sequences[i].push_back(next.back());
     }
-    logits = model->decode(torch::tensor(next, torch::kInt), slots, cache);
+    logits = passes.logits(passes.decode(next, numbers));
   }
-  EXPECT_GE(cache.capacity(), 80);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, CachedDecoding,
@@ -108,10 +110,10 @@ TEST(Engine, RefilledSlotsGiveTheCompletionsOfOneByOne) {
   const auto model = tiny_model();
   const auto prompts = many_prompts();
   SamplingConfig sampling{.temperature = 0, .max_new_tokens = 15, .stop_ids = {4, 9, 17}};  // they end at different times
-  const auto together = Engine(*model, 3).generate(prompts, sampling);
+  const auto together = Engine(*model, {.max_batch = 3}).generate(prompts, sampling);
   int stopped = 0;
   for (size_t i = 0; i < prompts.size(); ++i) {
-    const auto alone = Engine(*model, 1).generate({prompts[i]}, sampling);
+    const auto alone = Engine(*model, {.max_batch = 1}).generate(one(prompts[i]), sampling);
     EXPECT_EQ(together[i].tokens, alone[0].tokens) << i;
     EXPECT_EQ(together[i].finish_reason, alone[0].finish_reason) << i;
     stopped += together[i].finish_reason == "stop";
@@ -123,19 +125,19 @@ TEST(Engine, SamplingDoesNotDependOnTheBatch) {
   const auto model = tiny_model();
   const auto prompts = many_prompts();
   const SamplingConfig sampling{.temperature = 0.8, .top_p = 0.95, .top_k = 20, .max_new_tokens = 10, .seed = 3};
-  const auto one = Engine(*model, 1).generate(prompts, sampling, 100);
+  const auto one = Engine(*model, {.max_batch = 1}).generate(prompts, sampling, 100);
   for (const int64_t batch : {2, 5, 32}) {
-    const auto many = Engine(*model, batch).generate(prompts, sampling, 100);
+    const auto many = Engine(*model, {.max_batch = batch}).generate(prompts, sampling, 100);
     for (size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(many[i].tokens, one[i].tokens) << i << " of a batch of " << batch;
   }
   // A share of the prompts, numbered as within the whole, as the ranks of a job do.
   const std::vector<std::vector<int32_t>> tail(prompts.begin() + 10, prompts.end());
-  const auto rest = Engine(*model, 4).generate(tail, sampling, 110);
+  const auto rest = Engine(*model, {.max_batch = 4}).generate(tail, sampling, 110);
   for (size_t i = 0; i < tail.size(); ++i) EXPECT_EQ(rest[i].tokens, one[i + 10].tokens);
   SamplingConfig other = sampling;
   other.seed = 4;
   int differ = 0;
-  const auto reseeded = Engine(*model, 4).generate(prompts, other, 100);
+  const auto reseeded = Engine(*model, {.max_batch = 4}).generate(prompts, other, 100);
   for (size_t i = 0; i < prompts.size(); ++i) differ += reseeded[i].tokens != one[i].tokens;
   EXPECT_GT(differ, 10);
 }
@@ -146,7 +148,7 @@ TEST(Engine, DraftsChangeNothingButThePasses) {
   const auto prompts = many_prompts();
   for (const SamplingConfig& sampling : {SamplingConfig{.temperature = 0, .max_new_tokens = 20, .stop_ids = {4, 9}},
                                          SamplingConfig{.temperature = 1.5, .max_new_tokens = 20, .seed = 5}}) {
-    Engine with(*model, 4), without(*model, 4, false);
+    Engine with(*model, {.max_batch = 4}), without(*model, {.max_batch = 4, .draft = false});
     const auto drafted = with.generate(prompts, sampling), plain = without.generate(prompts, sampling);
     for (size_t i = 0; i < prompts.size(); ++i) {
       EXPECT_EQ(drafted[i].tokens, plain[i].tokens) << i;
@@ -161,32 +163,98 @@ TEST(Engine, DraftsChangeNothingButThePasses) {
 
 TEST(Engine, AStopIdEndsTheTextAndIsNotPartOfIt) {
   const auto model = tiny_model();
-  const auto free = Engine(*model).generate({kPrompts[0]}, {.temperature = 0, .max_new_tokens = 8})[0].tokens;
+  const auto free = Engine(*model).generate(one(kPrompts[0]), {.temperature = 0, .max_new_tokens = 8})[0].tokens;
   const int32_t stop = free[4];
   const auto first = static_cast<size_t>(std::find(free.begin(), free.end(), stop) - free.begin());
-  const auto stopped = Engine(*model).generate({kPrompts[0]}, {.temperature = 0, .max_new_tokens = 8, .stop_ids = {stop}})[0];
+  const auto stopped = Engine(*model).generate(one(kPrompts[0]), {.temperature = 0, .max_new_tokens = 8, .stop_ids = {stop}})[0];
   EXPECT_EQ(stopped.finish_reason, "stop");
   EXPECT_EQ(stopped.tokens, std::vector<int32_t>(free.begin(), free.begin() + static_cast<std::ptrdiff_t>(first)));
 }
 
 TEST(Engine, ASequenceEndsAtTheModelsLength) {
   const auto model = tiny_model(with("max_position_embeddings", 12));
-  const auto results = Engine(*model).generate({{1, 2, 3}, std::vector<int32_t>(11, 5), std::vector<int32_t>(12, 5)},
+  const auto results = Engine(*model).generate(std::vector<std::vector<int32_t>>{{1, 2, 3}, std::vector<int32_t>(11, 5), std::vector<int32_t>(12, 5), std::vector<int32_t>(13, 5)},
                                                {.temperature = 0, .max_new_tokens = 100});
   EXPECT_EQ(results[0].tokens.size(), 9u);
   EXPECT_EQ(results[1].tokens.size(), 1u);
   EXPECT_EQ(results[2].tokens.size(), 1u);  // what follows the last position is sampled, and goes nowhere
+  EXPECT_TRUE(results[3].tokens.empty());
   for (const auto& result : results) EXPECT_EQ(result.finish_reason, "length");
 }
 
 TEST(Engine, TellsProgressAndRefusesAnEmptyPrompt) {
   const auto model = tiny_model();
   std::vector<int64_t> heard;
-  (void)Engine(*model, 2).generate(kPrompts, {.temperature = 0, .max_new_tokens = 2}, 0, [&](int64_t done) { heard.push_back(done); });
+  (void)Engine(*model, {.max_batch = 2}).generate(kPrompts, {.temperature = 0, .max_new_tokens = 2}, 0, [&](int64_t done) { heard.push_back(done); });
   EXPECT_THAT(heard, testing::ElementsAre(1, 2, 3, 4, 5));
-  EXPECT_TRUE(Engine(*model).generate({}, {}).empty());
-  EXPECT_THROW((void)Engine(*model).generate({{}}, {}), InternalError);
+  EXPECT_TRUE(Engine(*model).generate(std::vector<Request>{}, {}).empty());
+  EXPECT_THROW((void)Engine(*model).generate(one({}), {}), InternalError);
 }
+
+class Invariance : public testing::TestWithParam<nlohmann::json> {};
+
+/// Groups of samples of prompts of many lengths.
+std::vector<Request> groups() {
+  std::vector<Request> requests;
+  uint64_t number = 0;
+  for (int i = 0; i < 7; ++i) {
+    requests.emplace_back();
+    for (int t = 0; t < 1 + i * 9 % 40; ++t) requests.back().prompt.push_back((3 * i + 5 * t) % 37);
+    for (int s = 0; s < 1 + i; ++s) requests.back().samples.push_back(number++);
+  }
+  return requests;
+}
+
+// The same bits: of tokens and of log-probabilities.
+TEST_P(Invariance, WhatIsSampledDependsOnPromptAndNumberAlone) {
+  const auto model = tiny_model(GetParam());
+  const SamplingConfig sampling{.temperature = 1.1, .max_new_tokens = 45, .seed = 3, .stop_ids = {4}, .log_probs = true};
+  const auto requests = groups();
+  const auto all = Engine(*model, {.max_batch = 64, .draft = false}).generate(requests, sampling);
+  for (const int64_t batch : {1, 2, 5, 17}) {
+    const auto some = Engine(*model, {.max_batch = batch, .draft = false}).generate(requests, sampling);
+    ASSERT_EQ(some.size(), all.size());
+    for (size_t i = 0; i < all.size(); ++i) {
+      EXPECT_EQ(some[i].tokens, all[i].tokens) << i << " of " << batch;
+      EXPECT_EQ(some[i].log_probs, all[i].log_probs) << i << " of " << batch;
+      EXPECT_EQ(some[i].stop_id, all[i].stop_id);
+    }
+  }
+  // In another order, and each sample by itself.
+  std::vector<Request> apart;
+  for (auto request = requests.rbegin(); request != requests.rend(); ++request)
+    for (auto sample = request->samples.rbegin(); sample != request->samples.rend(); ++sample) apart.push_back({request->prompt, {*sample}});
+  const auto reversed = Engine(*model, {.max_batch = 9, .draft = false}).generate(apart, sampling);
+  for (size_t i = 0; i < all.size(); ++i) {
+    EXPECT_EQ(reversed[all.size() - 1 - i].tokens, all[i].tokens) << i;
+    EXPECT_EQ(reversed[all.size() - 1 - i].log_probs, all[i].log_probs) << i;
+  }
+}
+
+// log_probs at the temperature, the stop id's included.
+TEST_P(Invariance, LogProbabilitiesAreThoseOfAFullForward) {
+  const auto model = tiny_model(GetParam());
+  const SamplingConfig sampling{.temperature = 0.8, .max_new_tokens = 30, .seed = 1, .stop_ids = {4, 5, 6}, .log_probs = true};
+  const auto requests = groups();
+  const auto results = Engine(*model).generate(requests, sampling);
+  size_t i = 0, stopped = 0;
+  for (const Request& request : requests) {
+    for (size_t s = 0; s < request.samples.size(); ++s, ++i) {
+      std::vector<int32_t> tokens = request.prompt, made = results[i].tokens;
+      if (results[i].stop_id >= 0) made.push_back(results[i].stop_id);
+      stopped += results[i].stop_id >= 0;
+      ASSERT_EQ(results[i].log_probs.size(), made.size());
+      tokens.insert(tokens.end(), made.begin(), made.end());
+      const at::Tensor full = (full_logits(*model, tokens) / 0.8).log_softmax(-1);
+      for (size_t t = 0; t < made.size(); ++t)
+        EXPECT_NEAR(results[i].log_probs[t], full[static_cast<int64_t>(request.prompt.size() + t) - 1][made[t]].item<double>(), 2e-5);
+    }
+  }
+  EXPECT_GT(stopped, 3u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Invariance, testing::Values(tiny_config(), with("model_type", "qwen3"), test::tiny_deepseek_config()),
+                         [](const auto& info) { return "variant_" + std::to_string(info.index); });
 
 TEST(Engine, ScoresAreTheLogProbabilitiesOfAFullForward) {
   const auto model = tiny_model(with("tie_word_embeddings", false));

@@ -18,8 +18,7 @@ using test::message_of;
 const std::vector<float> kLogits = {2.0f, 0.0f, -2.0f, 3.0f, -1.0f, 1.0f};
 
 int32_t draw(const SamplingConfig& config, uint64_t sequence, uint32_t position = 0) {
-  std::vector<float> logits = kLogits;
-  return sample_token(logits.data(), static_cast<int64_t>(logits.size()), config, sequence, position);
+  return draw_token(kLogits.data(), static_cast<int64_t>(kLogits.size()), config, sequence, position).token;
 }
 
 std::map<int32_t, int> draws(const SamplingConfig& config, int count = 4000) {
@@ -36,7 +35,7 @@ std::set<int32_t> allowed(const SamplingConfig& config) {
 
 TEST(Sampler, GreedyTakesTheFirstMaximum) {
   std::vector<float> logits = {1.0f, 4.0f, 4.0f, -1.0f};
-  EXPECT_EQ(sample_token(logits.data(), 4, {.temperature = 0}, 0, 0), 1);
+  EXPECT_EQ(draw_token(logits.data(), 4, {.temperature = 0}, 0, 0).token, 1);
   EXPECT_EQ(draw({.temperature = 0, .top_k = 3}, 9), 3);
 }
 
@@ -46,7 +45,7 @@ TEST(Sampler, GreedyFindsTheFirstMaximumOfALargeVocabulary) {
       std::vector<float> logits(size);
       for (size_t i = 0; i < size; ++i) logits[i] = -static_cast<float>(i * 37 % 101) - 1;
       logits[at] = logits[size - 1] = 0.5f;  // a tie: the first one counts
-      EXPECT_EQ(sample_token(logits.data(), static_cast<int64_t>(size), {.temperature = 0}, 0, 0), static_cast<int32_t>(at));
+      EXPECT_EQ(draw_token(logits.data(), static_cast<int64_t>(size), {.temperature = 0}, 0, 0).token, static_cast<int32_t>(at));
     }
   }
 }
@@ -62,6 +61,33 @@ TEST(Sampler, DrawsFollowTheProbabilities) {
       EXPECT_NEAR(share, p, 4 * std::sqrt(p * (1 - p) / 20000) + 1e-4) << token << " at " << temperature;
     }
   }
+}
+
+// Of a vocabulary of several blocks, in which the tail has most of the probability.
+TEST(Sampler, DrawsReachEveryBlock) {
+  std::vector<float> logits(5003);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i % 7) * 0.1f;
+  std::vector<int> blocks(5);
+  for (uint64_t i = 0; i < 4000; ++i) {
+    const auto drawn = draw_token(logits.data(), 5003, {.temperature = 1}, i, 0);
+    ASSERT_GE(drawn.token, 0);
+    ASSERT_LT(drawn.token, 5003);
+    ++blocks[static_cast<size_t>(drawn.token) / 1024];
+  }
+  for (size_t b = 0; b < 5; ++b) EXPECT_NEAR(blocks[b] / 4000.0, b < 4 ? 1024 / 5003.0 : 907 / 5003.0, 0.03) << b;
+}
+
+TEST(Sampler, LogProbabilitiesAreOfTheWholeDistributionAtTheTemperature) {
+  for (const double temperature : {0.5, 1.0, 2.0}) {
+    double total = 0;
+    for (const float logit : kLogits) total += std::exp(logit / temperature);
+    for (uint64_t i = 0; i < 50; ++i) {
+      const auto drawn = draw_token(kLogits.data(), 6, {.temperature = temperature, .top_p = 0.9, .top_k = 4}, i, 0);
+      EXPECT_NEAR(drawn.log_prob, kLogits[static_cast<size_t>(drawn.token)] / temperature - std::log(total), 1e-6);
+    }
+  }
+  const auto greedy = draw_token(kLogits.data(), 6, {.temperature = 0, .log_probs = true}, 0, 0);
+  EXPECT_NEAR(greedy.log_prob, std::log(0.634), 1e-3);
 }
 
 TEST(Sampler, TopKAllowsTheKLikeliest) {

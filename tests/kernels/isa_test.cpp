@@ -50,8 +50,10 @@ TEST(InstructionSets, AttentionDecodeEqualsSoftmax) {
         const int64_t qk_dim = 40, v_dim = 24, stride = 70;
         const at::Tensor q = random_tensor({group, qk_dim}, 1).mul_(3.0), cache = random_tensor({keys, stride}, 2);
         at::Tensor out = at::empty({group, v_dim}), scratch = at::empty({attention_decode_scratch_floats(group, keys)});
-        table->attention_decode(q.data_ptr<float>(), group, qk_dim, cache.data_ptr<float>(), cache.data_ptr<float>() + qk_dim, v_dim, stride,
-                                keys, 0.3f, out.data_ptr<float>(), scratch.data_ptr<float>());
+        const float* rows = cache.const_data_ptr<float>();
+        const std::vector<CachedRun> runs = {{rows, keys / 3}, {rows + keys / 3 * stride, keys - keys / 3}};  // the first may be empty
+        table->attention_decode(q.data_ptr<float>(), group, qk_dim, runs.data(), 2, stride, 0, qk_dim, v_dim, 0.3f, out.data_ptr<float>(),
+                                scratch.data_ptr<float>());
         const at::Tensor p = q.mm(cache.slice(1, 0, qk_dim).t()).mul_(0.3).softmax(-1);
         expect_close(out, p.mm(cache.slice(1, qk_dim, qk_dim + v_dim)), 1e-5, table->name);
       }

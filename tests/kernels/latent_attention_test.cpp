@@ -93,12 +93,15 @@ TEST(LatentAttention, TheAbsorbedFormGivesTheSame) {
   at::Tensor q2 = q.clone(), k2 = k_rope.clone();
   rotate_latent(q2, k2, shape, positions, table);
   const at::Tensor cache = at::cat({c, k2}, 1);
-  CachedRows cached{std::vector<const float*>(static_cast<size_t>(tokens), cache.const_data_ptr<float>()), {}, row, 0};
-  for (int64_t t = 0; t < tokens; ++t) cached.lengths.push_back(t + 1);
+  CachedRows cached{.stride = row};
+  for (int64_t t = 0; t < tokens; ++t) {
+    cached.runs.push_back({cache.const_data_ptr<float>(), t + 1});
+    cached.first_run.push_back(cached.runs.size());
+  }
   const at::Tensor mixed = attention_decode(absorb_queries(q2, w, shape), {shape.heads, 1, row, shape.scale}, latent, cached);
   expect_close(expand_values(mixed, w, shape), plain, 1e-5, "absorbed");
   // One token alone takes the path that splits heads over threads.
-  const CachedRows last{{cache.const_data_ptr<float>()}, {tokens}, row, 0};
+  const CachedRows last{{{cache.const_data_ptr<float>(), tokens}}, {0, 1}, row, 0};
   const at::Tensor one = attention_decode(absorb_queries(q2.narrow(0, tokens - 1, 1), w, shape), {shape.heads, 1, row, shape.scale}, latent, last);
   expect_close(expand_values(one, w, shape), plain.narrow(0, tokens - 1, 1), 1e-5, "one token");
 }

@@ -67,10 +67,15 @@ TEST_P(LinearGradients, EqualTheReferencesInDouble) {
     expect_close(spec.adapters[0].b->gradient, rlb.grad(), 1e-5, "B gradient");
   }
   at::NoGradGuard no_grad;
-  for (int64_t rows : {int64_t{1}, std::min<int64_t>(5, c.tokens), c.tokens})
-    expect_close(linear_inference(x.detach().narrow(0, 0, rows).contiguous(), spec,
-                                  c.residual ? residual.detach().narrow(0, 0, rows) : at::Tensor()),
-                 ry.detach().narrow(0, 0, rows), 1e-5, "inference");
+  for (auto* run : {linear_prefill, linear_decode}) {
+    at::Tensor first;
+    for (int64_t rows : {int64_t{1}, std::min<int64_t>(5, c.tokens), c.tokens}) {
+      const at::Tensor y = run(x.detach().narrow(0, 0, rows).contiguous(), spec, c.residual ? residual.detach().narrow(0, 0, rows) : at::Tensor());
+      expect_close(y, ry.detach().narrow(0, 0, rows), 1e-5, "inference");
+      if (!first.defined()) first = y[0].clone();
+      EXPECT_TRUE(y[0].equal(first)) << "of " << rows << " rows";
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(AllForms, LinearGradients,
