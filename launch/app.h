@@ -11,6 +11,7 @@
 
 #include "data/chat_template.h"
 #include "data/json.h"
+#include "data/prompt.h"
 #include "data/tokenizer.h"
 #include "model/causal_lm.h"
 #include "parallel/communicator.h"
@@ -50,6 +51,10 @@ struct LoadedModel {
   data::Tokenizer tokenizer;
   std::optional<data::ChatTemplate> chat_template;
   bool plain_content = false;  // special tokens inside of messages are text
+
+  [[nodiscard]] data::PromptReader reader() const {
+    return {tokenizer, chat_template ? &*chat_template : nullptr, model->config().vocab_size, plain_content};
+  }
 };
 [[nodiscard]] LoadedModel load_for_inference(const std::filesystem::path& folder);
 
@@ -57,14 +62,8 @@ struct LoadedModel {
 [[nodiscard]] std::vector<int32_t> prompt_tokens(const data::Json& line, const LoadedModel& loaded, const char* text_key,
                                                  bool add_generation_prompt, const std::string& where);
 
-/// One line of a JSONL file.
-struct JsonLine {
-  data::Json value;
-  std::string where;  // file:line
-};
-
-/// All lines that are not blank. Throws ConfigError naming file and line; an empty file is an error.
-[[nodiscard]] std::vector<JsonLine> read_jsonl(const std::filesystem::path& path);
+using data::JsonLine;
+using data::read_jsonl;
 
 /// Deals `count` items to ranks, runs `work` on this rank's items [begin, end), and hands rank 0 all resulting lines in
 /// order (other ranks get none). Collective.

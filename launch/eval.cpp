@@ -14,22 +14,6 @@ namespace {
 
 using data::Json;
 
-/// The question: messages without the assistant's closing turn, or the prompt.
-Json question_of(const Json& line, const LoadedModel& loaded, const std::string& where) {
-  Json question;
-  if (line.contains("messages")) {
-    data::check_messages(line["messages"], where);
-    question["messages"] = line["messages"];
-    auto& messages = question["messages"];
-    if (messages.back().value("role", "") == "assistant") messages.erase(messages.size() - 1);
-  } else if (line.contains("prompt") && loaded.chat_template && line["prompt"].is_string()) {
-    question["messages"] = Json::array({{{"role", "user"}, {"content", line["prompt"]}}});
-  } else if (line.contains("prompt")) {
-    question["prompt"] = line["prompt"];
-  }
-  return question;
-}
-
 /// 95 % interval of a share (Wilson score).
 std::pair<double, double> confidence_interval(double correct, double count) {
   constexpr double z = 1.959964;
@@ -65,7 +49,7 @@ Command eval_command(CLI::App& cli) {
       std::vector<std::vector<int32_t>> prompts;
       for (int64_t i = begin; i < end; ++i) {
         const auto& line = lines[static_cast<size_t>(i)];
-        prompts.push_back(prompt_tokens(question_of(line.value, loaded, line.where), loaded, "prompt", true, line.where));
+        prompts.push_back(prompt_tokens(loaded.reader().question_of(line.value, line.where), loaded, "prompt", true, line.where));
       }
       Progress progress("evaluating", end - begin, "problems", app.first() && !app.quiet);
       const auto completions = engine.generate(prompts, options->sampling, static_cast<uint64_t>(begin),

@@ -1,6 +1,7 @@
 #include "core/log.h"
 #include "launch/app.h"
 #include "recipes/recipe.h"
+#include "rl/reinforcement.h"
 #include "trainer/trainer.h"
 
 namespace tessera::launch {
@@ -18,14 +19,16 @@ Command train_command(CLI::App& cli) {
   return [options](App& app) {
     const recipes::Recipe recipe = recipes::load_recipe(options->recipe, options->overrides);
     app.set_timeout(recipe.config.communication.timeout_seconds);
-    trainer::Trainer trainer(recipe.config,
-                             {.resume = options->resume,
-                              .recipe_yaml = recipe.yaml,
-                              .recipe_keys = recipe.keys,
-                              .show_progress = !app.quiet,
-                              .stop_requested = app.stop_requested},
-                             app.world);
-    trainer.train();
+    const trainer::TrainOptions how{.resume = options->resume,
+                                    .recipe_yaml = recipe.yaml,
+                                    .recipe_keys = recipe.keys,
+                                    .show_progress = !app.quiet,
+                                    .stop_requested = app.stop_requested};
+    if (recipe.rl) {
+      rl::Reinforcement(recipe.config, *recipe.rl, how, app.world).train();
+    } else {
+      trainer::Trainer(recipe.config, how, app.world).train();
+    }
   };
 }
 

@@ -14,7 +14,7 @@ namespace tessera::recipes {
 namespace {
 
 // Sections of the recipe language that this version reads no further than to say so.
-const std::set<std::string> kLaterSections = {"rl", "dpo", "distill"};
+const std::set<std::string> kLaterSections = {"dpo", "distill"};
 
 /// Reads a struct from a map, and complains about keys nobody asked for.
 class Reader {
@@ -205,17 +205,20 @@ std::string located(const ConfigNode& root, const std::string& message) {
 
 Recipe resolve(const ConfigNode& node) {
   Recipe recipe;
-  Reader::read_struct(node, "", recipe.config);
+  Reader::read_struct(node, "", recipe);
   if (recipe.config.output.empty()) recipe.config.output = "runs/" + recipe.config.name;
   if (recipe.config.task == "pretrain" && (node.find("data") == nullptr || node.find("data")->find("overlong") == nullptr))
     recipe.config.data.overlong = "split";
   try {
     recipe.config.validate();
+    if (recipe.config.task == "grpo" && !recipe.rl) throw ConfigError("rl is missing: task: grpo needs the section, with rl.rewards");
+    if (recipe.config.task != "grpo" && recipe.rl) throw ConfigError("rl belongs to task: grpo, and the task is " + recipe.config.task + "; leave the section out");
+    if (recipe.rl) recipe.rl->validate();
   } catch (const ConfigError& error) {
     throw ConfigError(located(node, error.what()));
   }
   Writer writer(recipe.yaml, recipe.keys, "", 0);
-  describe(writer, recipe.config);
+  describe(writer, recipe);
   return recipe;
 }
 

@@ -3,15 +3,18 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "rl/config.h"
 #include "trainer/config.h"
 
 namespace tessera::recipes {
 
 struct Recipe {
   trainer::TrainerConfig config;
+  std::optional<rl::RlConfig> rl;  // of task: grpo
   /// The resolved recipe: every key with its value.
   std::string yaml;
   /// The same as flat keys ("optimizer.lr"), for comparing runs.

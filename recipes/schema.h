@@ -1,6 +1,8 @@
 // The keys of a recipe, each listed once. `Visitor` reads them from a file or writes them out.
 #pragma once
 
+#include "recipes/recipe.h"
+#include "rl/config.h"
 #include "trainer/config.h"
 
 namespace tessera::recipes {
@@ -123,6 +125,50 @@ void describe(Visitor& v, trainer::CommunicationConfig& c) {
 }
 
 template <typename Visitor>
+void describe(Visitor& v, rl::RewardConfig& c) {
+  v.field("name", c.name);
+  v.field("weight", c.weight);
+  v.field("tolerance", c.tolerance);
+  v.field("field", c.field);
+  v.field("pattern", c.pattern);
+  v.field("language", c.language);
+  v.field("target_length", c.target_length);
+  v.field("max_length", c.max_length);
+  v.field("command", c.command);
+  v.field("library", c.library);
+  v.field("deadline_seconds", c.deadline_seconds);
+  v.field("memory_mb", c.memory_mb);
+  v.field("processes", c.processes);
+  v.field("file_mb", c.file_mb);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, rl::RlConfig& c) {
+  v.field("rollouts_per_prompt", c.rollouts_per_prompt);
+  v.field("max_new_tokens", c.max_new_tokens);
+  v.field("temperature", c.temperature);
+  v.field("top_p", c.top_p);
+  v.field("stop", c.stop);
+  v.field("generation_batch", c.generation_batch);
+  v.field("objective", c.objective);
+  v.field("advantage", c.advantage);
+  v.field("scale_advantage", c.scale_advantage);
+  v.field("clip_low", c.clip_low);
+  v.field("clip_high", c.clip_high);
+  v.field("kl_coefficient", c.kl_coefficient);
+  v.field("reference_refresh_every", c.reference_refresh_every);
+  v.field("updates_per_rollout", c.updates_per_rollout);
+  v.field("importance_cap", c.importance_cap);
+  v.field("mask_truncated", c.mask_truncated);
+  v.field("skip_zero_advantage", c.skip_zero_advantage);
+  v.field("dynamic_sampling", c.dynamic_sampling);
+  v.field("max_resamples", c.max_resamples);
+  v.field("staleness", c.staleness);
+  v.field("samples_every", c.samples_every);
+  v.list("rewards", c.rewards);
+}
+
+template <typename Visitor>
 void describe(Visitor& v, trainer::TrainerConfig& c) {
   v.field("name", c.name);
   v.field("task", c.task);
@@ -141,6 +187,12 @@ void describe(Visitor& v, trainer::TrainerConfig& c) {
   v.section("evaluate", c.evaluate);
   v.section("log", c.log);
   v.section("communication", c.communication);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, Recipe& recipe) {
+  describe(v, recipe.config);
+  v.optional_section("rl", recipe.rl);
 }
 
 }  // namespace tessera::recipes

@@ -74,6 +74,8 @@ class Learner final {
   /// Forward and backward passes, and an update unless something is not finite. `objective`: instead of the mean cross-entropy.
   StepResult step(const data::StepBatch& batch, Objective* objective = nullptr);
   void save(int64_t step, const RunState& state = {});
+  /// Of the trained weights, by name.
+  [[nodiscard]] std::vector<model::NamedWeight> weights() const { return stages_->weights(trains_adapters()); }
   /// What metrics.jsonl says of a step.
   [[nodiscard]] nlohmann::json metrics(int64_t step, const StepResult& result);
   /// Waits for the checkpoint and closes the run's books.

@@ -5,11 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/reader.h"
-#include "checkpoint/writer.h"
-#include "model/causal_lm.h"
-#include "parallel/flat_buckets.h"
 #include "trainer/config.h"
+#include "trainer/owned_slices.h"
 
 namespace tessera::trainer {
 
@@ -35,17 +32,10 @@ class AdamW final {
     int64_t begin = 0, end = 0;
     bool decay = true;
   };
-  struct Overlap {  // a part of a named weight that this rank owns
-    size_t bucket = 0;
-    int64_t bucket_begin = 0, weight_begin = 0, count = 0;
-  };
-  [[nodiscard]] std::vector<Overlap> overlaps(const model::NamedWeight& weight) const;
-  at::Tensor moment(const std::vector<at::Tensor>& moments, const Overlap& overlap) const;
-
   std::vector<parallel::FlatBuckets*> flat_;
-  std::vector<parallel::FlatBuckets::Bucket*> buckets_;  // of all of them, one after the other
+  OwnedSlices owned_;
   OptimizerConfig config_;
-  std::vector<at::Tensor> exp_avg_, exp_avg_sq_;  // one per bucket, this rank's slice
+  OwnedSlices::Slices exp_avg_, exp_avg_sq_;
   std::vector<Run> runs_;
 };
 

@@ -1,0 +1,261 @@
+#include "rl/reinforcement.h"
+
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <utility>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "core/progress.h"
+#include "core/text.h"
+
+namespace tessera::rl {
+
+namespace {
+
+using nlohmann::json;
+using trainer::StepResult;
+using Clock = std::chrono::steady_clock;
+
+constexpr const char* kPendingKind = "rollouts";  // in checkpoints
+
+inference::ModelLayout layout_of(trainer::Stages& stages, const parallel::Mesh& mesh) {
+  inference::ModelLayout layout;
+  const auto& route = stages.route();
+  for (size_t number = 0; number < route.size(); ++number) {
+    layout.stages.push_back({nullptr, route[number]});
+    if (route[number] != mesh.coordinate("pp")) continue;
+    for (const auto& stage : stages.stages())
+      if (stage->number == static_cast<int32_t>(number)) layout.stages.back().model = stage->model.get();
+  }
+  layout.pipeline = &mesh.axis("pp");
+  layout.experts = &mesh.axis("ep");
+  return layout;
+}
+
+int64_t num_prompts_of_a_phase(const trainer::TrainerConfig& config, const RlConfig& rl) {
+  return config.train.sequences_per_step * rl.updates_per_rollout / rl.rollouts_per_prompt;
+}
+
+std::string part_name(int64_t part) { return "part-" + std::to_string(part); }
+
+/// Bytes as float32 words, which checkpoints hold.
+at::Tensor to_words(const std::vector<uint8_t>& bytes) {
+  at::Tensor words = at::zeros({static_cast<int64_t>(bytes.size() + 3) / 4}, at::kFloat);
+  std::memcpy(words.data_ptr(), bytes.data(), bytes.size());
+  return words;
+}
+
+void check(const trainer::TrainerConfig& config, const RlConfig& rl) {
+  rl.validate();
+  const int64_t rollouts = config.train.sequences_per_step * rl.updates_per_rollout;
+  if (rollouts % rl.rollouts_per_prompt != 0)
+    throw ConfigError(detail::concat("train.sequences_per_step = ", config.train.sequences_per_step, " counts rollouts: times rl.updates_per_rollout = ",
+                                     rl.updates_per_rollout, " it must be a multiple of rl.rollouts_per_prompt = ", rl.rollouts_per_prompt));
+  if (config.mtp.loss_weight > 0) throw ConfigError("mtp.loss_weight must be 0 with task: grpo, whose objective is on the next token alone");
+  if (config.train.batch_ramp.steps > 0) throw ConfigError("train.batch_ramp.steps must be 0 with task: grpo");
+  if (rl.staleness > 0) throw ConfigError("rl.staleness = 1 is not available in this version; set it to 0");
+}
+
+}  // namespace
+
+Reinforcement::Reinforcement(trainer::TrainerConfig config, RlConfig rl, trainer::TrainOptions options, parallel::Communicator& world)
+    : learner_(std::move(config), std::move(options), world), config_(learner_.config()), rl_(std::move(rl)),
+      policy_{rl_.objective, rl_.clip_low, rl_.clip_high, rl_.kl_coefficient, rl_.importance_cap, rl_.max_new_tokens} {
+  check(config_, rl_);
+}
+
+trainer::TrainEnd Reinforcement::train() {
+  load();
+  int64_t step = learner_.resume(prompts_->hash(), [this](auto& reader, const json& values) { read_state(reader, values); });
+  learner_.begin(step);
+  Progress progress(config_.name, config_.train.steps, "steps", learner_.shows_progress(), step);
+  int64_t saved = step;
+  bool stop = false;
+  while (step < config_.train.steps && !stop) {
+    if (updates_made_ == 0) make_rollouts(step);
+    RolloutBatch batch = next_batch(step);
+    PolicyObjective objective(policy_, denominators(), rl_.temperature, batch.policies);
+    const StepResult result = learner_.step(batch.batch, &objective);
+    const PolicyStatistics policy = objective.collect(learner_.world());
+    updates_made_ = (updates_made_ + 1) % rl_.updates_per_rollout;
+    stop = result.stop;
+    learner_.check_saving();
+    ++step;
+    if (has_reference() && rl_.reference_refresh_every > 0 && step % rl_.reference_refresh_every == 0) reference_->refresh();
+    const std::vector<double> validation = evaluates_at(step) ? maker_->evaluate(*validation_) : std::vector<double>{};
+    report(step, result, policy, validation);
+    progress.update(step, "reward " + short_number(phase_.statistics.reward) + "  length " + short_number(phase_.statistics.length));
+    if (stop || step == config_.train.steps || (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0)) {
+      learner_.save(step, state());
+      saved = step;
+    }
+  }
+  progress.finish();
+  if (saved < step) learner_.save(step, state());
+  return learner_.finish(step);
+}
+
+void Reinforcement::load() {
+  const auto folder = config_.model.tokenizer_folder();
+  tokenizer_ = std::make_unique<data::Tokenizer>(data::Tokenizer::load(folder));
+  chat_template_ = data::ChatTemplate::load_if_present(folder);
+  learner_.load_model(*tokenizer_);
+  const auto& model = learner_.stages().config();
+  const data::PromptReader reader{*tokenizer_, chat_template_ ? &*chat_template_ : nullptr, model.vocab_size};
+  const int64_t longest = model.max_position_embeddings - 1;
+  prompts_ = std::make_unique<Prompts>(config_.data.train, reader, longest, config_.seed);
+  if (!config_.data.validation.empty()) validation_ = std::make_unique<Prompts>(config_.data.validation, reader, longest, config_.seed);
+  auto stop_ids = tokenizer_->stop_ids().empty() ? model.eos_token_ids : tokenizer_->stop_ids();
+  maker_ = std::make_unique<RolloutMaker>(rl_, learner_.mesh(), layout_of(learner_.stages(), learner_.mesh()), *tokenizer_, std::move(stop_ids), config_.seed);
+  if (has_reference()) reference_ = std::make_unique<trainer::WeightSnapshot>(learner_.stages());
+  log::info("prompts: ", prompts_->size(), "; a step: ", rollouts_per_step(), " rollouts; a phase of rollouts: ", num_prompts_of_a_phase(config_, rl_),
+            " prompts x ", rl_.rollouts_per_prompt);
+}
+
+void Reinforcement::make_rollouts(int64_t step) {
+  for (auto* buckets : learner_.stages().buckets()) buckets->finish_gather();
+  const auto busy = learner_.world().announce("making rollouts");
+  const bool with_samples = rl_.samples_every > 0 && step % rl_.samples_every == 0;
+  phase_ = maker_->make(*prompts_, next_prompt_, num_prompts_of_a_phase(config_, rl_), with_samples);
+  next_prompt_ = phase_.next_prompt;
+  for (size_t k = 0; k < maker_->failures().size(); ++k) {
+    const auto& failures = maker_->failures()[k];
+    if (failures.count > 0) log::warn("step ", step + 1, ": reward ", maker_->reward_names()[k], " has failed for ", failures.count, " completions so far; the last: ", failures.last_error);
+  }
+  if (!phase_.samples.empty() && learner_.world().rank() == 0) {
+    const auto folder = learner_.run().path() / "samples";
+    make_directories(folder);
+    write_file_atomically(folder / detail::concat("step-", step, ".md"), phase_.samples);
+  }
+}
+
+PolicyDenominators Reinforcement::denominators() const {
+  PolicyDenominators d{rollouts_per_step(), 0};
+  const auto begin = phase_.tokens.begin() + updates_made_ * rollouts_per_step();
+  for (auto tokens = begin; tokens != begin + rollouts_per_step(); ++tokens) d.tokens += *tokens;
+  d.tokens = std::max<int64_t>(1, d.tokens);
+  return d;
+}
+
+RolloutBatch Reinforcement::next_batch(int64_t step) {
+  const int64_t begin = updates_made_ * rollouts_per_step(), end = begin + rollouts_per_step();
+  std::vector<Rollout> rollouts;
+  int64_t training = 0;
+  for (const Rollout& r : phase_.rollouts) {
+    if (r.place < begin || r.place >= end) continue;
+    rollouts.push_back(r);
+    training += r.trains ? 1 : 0;
+  }
+  const auto step_plan = learner_.stages().step_plan(config_.train, step);
+  BatchPlan plan{config_.train.sequences_per_microbatch, 0};
+  at::Tensor count = at::tensor({(training + plan.per_microbatch - 1) / plan.per_microbatch}, at::kLong);
+  learner_.world().all_reduce(count, parallel::ReduceOp::kMax, "micro-batches of rollouts")->wait();
+  const int64_t multiple = step_plan.microbatch_multiple;
+  plan.num_microbatches = std::max((std::max<int64_t>(count.item<int64_t>(), 1) + multiple - 1) / multiple * multiple, step_plan.min_microbatches);
+  RolloutBatch batch = make_rollout_batch(rollouts, plan, step);
+  fill_log_probs(batch);
+  return batch;
+}
+
+/// Before the first update on a phase the weights are those of the rollouts. Afterwards the rollouts' own log-probabilities are
+/// the old ones: the same forward pass made them. Those of the reference are computed where a KL term asks for them.
+void Reinforcement::fill_log_probs(RolloutBatch& batch) {
+  if (updates_made_ > 0)
+    for (auto& policy : batch.policies) policy.old_log_probs = policy.rollout;
+  if (!has_reference()) return;
+  reference_->swap();
+  auto reference = log_probs(batch);
+  reference_->swap();
+  for (size_t m = 0; m < batch.policies.size(); ++m) batch.policies[m].reference = std::move(reference[m]);
+}
+
+std::vector<std::vector<float>> Reinforcement::log_probs(const RolloutBatch& batch) {
+  LogProbRecorder recorder(rl_.temperature, batch.policies);
+  (void)learner_.stages().evaluate(batch.batch.micro_batches, &recorder);
+  return recorder.collect(learner_.mesh().axis("pp"));
+}
+
+bool Reinforcement::evaluates_at(int64_t step) const {
+  return validation_ && (step == config_.train.steps || (config_.evaluate.every > 0 && step % config_.evaluate.every == 0));
+}
+
+void Reinforcement::report(int64_t step, const StepResult& result, const PolicyStatistics& policy, const std::vector<double>& validation) {
+  if (step % config_.log.every != 0 && validation.empty()) return;
+  json metrics = learner_.metrics(step, result);
+  const PhaseStatistics& s = phase_.statistics;
+  const auto rollouts = static_cast<double>(std::max<int64_t>(1, s.rollouts));
+  metrics["reward"] = s.reward;
+  metrics["reward_deviation"] = s.reward_deviation;
+  for (size_t k = 0; k < s.parts.size(); ++k) metrics["reward_" + maker_->reward_names()[k]] = s.parts[k];
+  metrics["reward_failed_share"] = 1 - static_cast<double>(s.usable) / rollouts;
+  metrics["completion_length"] = s.length;
+  metrics["truncated_share"] = static_cast<double>(s.truncated) / rollouts;
+  metrics["zero_advantage_share"] = static_cast<double>(s.zero_advantage) / rollouts;
+  metrics["rollout_seconds"] = s.rollout_seconds;
+  metrics["reward_seconds"] = s.reward_seconds;
+  metrics["train_seconds"] = result.seconds;
+  metrics["rollout_tokens_per_second"] = s.rollout_seconds > 0 ? static_cast<double>(s.tokens) / s.rollout_seconds : 0.0;
+  if (s.resamples > 0) metrics["resamples"] = s.resamples;
+  const double tokens = std::max(policy.tokens, 1.0);
+  metrics["entropy"] = policy.entropy / tokens;
+  metrics["clipped_share"] = policy.clipped / tokens;
+  metrics["kl_rollout_train"] = policy.kl_rollout / tokens;
+  metrics["largest_ratio_error"] = policy.largest_ratio;
+  if (has_reference()) metrics["kl_reference"] = policy.kl_reference / tokens;
+  for (size_t k = 0; k < validation.size(); ++k)
+    metrics[k == 0 ? "validation_reward" : "validation_reward_" + maker_->reward_names()[k - 1]] = validation[k];
+  learner_.run().write_metrics(metrics);
+}
+
+trainer::RunState Reinforcement::state() {
+  trainer::RunState state;
+  state.values = {{"next_prompt", next_prompt_}, {"updates_made", updates_made_}};
+  if (has_reference()) reference_->list(learner_.weights(), state.ranges);
+  if (updates_made_ == 0) return state;
+  // Rollouts that are still to be trained on: a part from each dp rank.
+  const auto bytes = pack_rollouts(phase_.rollouts);
+  const parallel::Mesh& mesh = learner_.mesh();
+  std::vector<int64_t> sizes(static_cast<size_t>(mesh.size("dp")));
+  sizes[static_cast<size_t>(mesh.coordinate("dp"))] = static_cast<int64_t>(bytes.size());
+  at::Tensor all = at::tensor(sizes, at::kLong);
+  learner_.world().all_reduce(all, parallel::ReduceOp::kMax, "sizes of pending rollouts")->wait();
+  state.values["parts"] = std::vector<int64_t>(all.const_data_ptr<int64_t>(), all.const_data_ptr<int64_t>() + all.numel());
+  state.values["tokens"] = phase_.tokens;
+  const PhaseStatistics& s = phase_.statistics;
+  state.values["statistics"] = {s.rollouts, s.tokens, s.usable, s.truncated, s.zero_advantage, s.reward, s.reward_deviation, s.length, s.parts};
+  if (mesh.coordinate("pp") == 0) state.ranges.push_back({kPendingKind, part_name(mesh.coordinate("dp")), 0, to_words(bytes)});
+  return state;
+}
+
+void Reinforcement::read_state(checkpoint::CheckpointReader& reader, const json& values) {
+  next_prompt_ = values.at("next_prompt").get<int64_t>();
+  updates_made_ = values.at("updates_made").get<int64_t>();
+  if (has_reference()) reference_->read(learner_.weights(), reader);
+  if (updates_made_ == 0) return;
+  std::vector<Rollout> all;
+  const auto& parts = values.at("parts");
+  for (size_t p = 0; p < parts.size(); ++p) {
+    std::vector<uint8_t> bytes(parts[p].get<size_t>());
+    at::Tensor words = to_words(bytes);
+    reader.read(kPendingKind, part_name(static_cast<int64_t>(p)), 0, words);
+    std::memcpy(bytes.data(), words.const_data_ptr(), bytes.size());
+    for (auto& rollout : unpack_rollouts(bytes)) all.push_back(std::move(rollout));
+  }
+  phase_.tokens = values.at("tokens").get<std::vector<int64_t>>();
+  const auto& s = values.at("statistics");
+  phase_.statistics = {.rollouts = s[0], .tokens = s[1], .usable = s[2], .truncated = s[3], .zero_advantage = s[4], .prompts_drawn = 0, .resamples = 0,
+                       .reward = s[5], .reward_deviation = s[6], .length = s[7], .parts = s[8].get<std::vector<double>>(), .rollout_seconds = 0,
+                       .reward_seconds = 0};
+  // Dealt by place, whatever the layout was.
+  std::sort(all.begin(), all.end(), [](const Rollout& a, const Rollout& b) { return a.place < b.place; });
+  const auto dp = static_cast<size_t>(learner_.mesh().size("dp")), rank = static_cast<size_t>(learner_.mesh().coordinate("dp"));
+  phase_.rollouts.assign(all.begin() + static_cast<std::ptrdiff_t>(all.size() * rank / dp), all.begin() + static_cast<std::ptrdiff_t>(all.size() * (rank + 1) / dp));
+}
+
+}  // namespace tessera::rl

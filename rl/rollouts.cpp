@@ -1,0 +1,206 @@
+#include "rl/rollouts.h"
+
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/text.h"
+
+namespace tessera::rl {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+constexpr uint64_t kSampleSite = 0x524F4C4C;  // "ROLL"
+
+}  // namespace
+
+RolloutMaker::RolloutMaker(const RlConfig& config, const parallel::Mesh& mesh, inference::ModelLayout layout, const data::Tokenizer& tokenizer,
+                           std::vector<int32_t> stop_ids, uint64_t seed)
+    : config_(config), mesh_(mesh), tokenizer_(tokenizer), stop_ids_(std::move(stop_ids)), seed_(seed),
+      engine_(std::move(layout), {.max_batch = config.generation_batch, .draft = false, .tokenizer = &tokenizer}),
+      rewards_(std::make_unique<RewardSet>(config.rewards)), names_(rewards_->names()) {}
+
+std::pair<size_t, size_t> RolloutMaker::share(size_t count) const {
+  const auto rank = static_cast<size_t>(mesh_.coordinate("dp")), size = static_cast<size_t>(mesh_.size("dp"));
+  return {count * rank / size, count * (rank + 1) / size};
+}
+
+inference::SamplingConfig RolloutMaker::sampling() const {
+  return {.temperature = config_.temperature, .top_p = config_.top_p, .max_new_tokens = config_.max_new_tokens, .seed = seed_ ^ kSampleSite,
+          .stop_ids = stop_ids_, .stop_texts = config_.stop, .log_probs = true};
+}
+
+std::string RolloutMaker::text_of(const Rollout& rollout) const {
+  auto tokens = rollout.tokens;
+  if (!tokens.empty() && std::find(stop_ids_.begin(), stop_ids_.end(), tokens.back()) != stop_ids_.end()) tokens.pop_back();
+  return tokenizer_.decode(tokens);
+}
+
+std::vector<Rollout> RolloutMaker::complete(const std::vector<Wanted>& wanted, const inference::SamplingConfig& sampling,
+                                            const std::function<void(int64_t)>& done) {
+  const auto [begin, end] = share(wanted.size());
+  std::vector<inference::Request> requests;
+  for (size_t i = begin; i < end; ++i) {
+    if (requests.empty() || wanted[i].prompt != wanted[i - 1].prompt || wanted[i].number != wanted[i - 1].number)
+      requests.push_back({wanted[i].prompt->tokens, {}});
+    // What is drawn depends on the seed, the prompt's number and the place in the group.
+    requests.back().samples.push_back(static_cast<uint64_t>(wanted[i].number) << 20 | static_cast<uint64_t>(wanted[i].index));
+  }
+  auto completions = engine_.generate(requests, sampling, done);
+  std::vector<Rollout> rollouts;
+  for (size_t i = begin; i < end; ++i) {
+    auto& completion = completions[i - begin];
+    Rollout r{wanted[i].number, wanted[i].index, wanted[i].prompt->tokens, std::move(completion.tokens), std::move(completion.log_probs),
+              completion.finish_reason == "stop"};
+    if (completion.stop_id >= 0) r.tokens.push_back(completion.stop_id);
+    rollouts.push_back(std::move(r));
+  }
+  return rollouts;
+}
+
+/// On the ranks of the first stage; the others hear of it.
+RolloutMaker::Scored RolloutMaker::score(const std::vector<Wanted>& wanted, const std::vector<Rollout>& mine) {
+  constexpr int64_t kFixed = 4;  // total, usable, stopped, length; then the parts
+  const auto kinds = static_cast<int64_t>(names_.size()), columns = kFixed + kinds;
+  at::Tensor table = at::zeros({static_cast<int64_t>(wanted.size()), columns}, at::kDouble);
+  if (mesh_.coordinate("pp") == 0) {
+    const size_t begin = share(wanted.size()).first;
+    std::vector<std::string> texts;
+    std::vector<RewardInput> inputs;
+    for (const Rollout& r : mine) texts.push_back(text_of(r));
+    for (size_t i = 0; i < mine.size(); ++i) {
+      const Prompt& prompt = *wanted[begin + i].prompt;
+      inputs.push_back({&prompt.sample, prompt.text, texts[i], static_cast<int64_t>(mine[i].tokens.size()), mine[i].stopped, prompt.thinking_open});
+    }
+    const auto totals = rewards_->score(inputs);
+    for (size_t i = 0; i < mine.size(); ++i) {
+      double* row = table.data_ptr<double>() + static_cast<int64_t>(begin + i) * columns;
+      row[0] = totals[i].total;
+      row[1] = totals[i].failed ? 0 : 1;
+      row[2] = mine[i].stopped ? 1 : 0;
+      row[3] = static_cast<double>(mine[i].tokens.size());
+      for (int64_t k = 0; k < kinds; ++k) row[kFixed + k] = totals[i].parts[static_cast<size_t>(k)];
+    }
+  }
+  mesh_.world().all_reduce(table, parallel::ReduceOp::kSum, "rewards")->wait();
+  Scored scored;
+  scored.parts.resize(names_.size());
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const double* row = table.const_data_ptr<double>() + static_cast<int64_t>(i) * columns;
+    scored.rewards.push_back(row[0]);
+    scored.usable.push_back(row[1] > 0);
+    scored.stopped.push_back(row[2] > 0);
+    scored.lengths.push_back(static_cast<int64_t>(row[3]));
+    for (int64_t k = 0; k < kinds; ++k) scored.parts[static_cast<size_t>(k)].push_back(row[kFixed + k]);
+  }
+  return scored;
+}
+
+void RolloutMaker::count(const Scored& scored, const std::vector<double>& advantages, PhaseStatistics& s) const {
+  s.parts.assign(names_.size(), 0.0);
+  for (size_t i = 0; i < scored.rewards.size(); ++i) {
+    ++s.rollouts;
+    s.tokens += scored.lengths[i];
+    s.truncated += scored.stopped[i] ? 0 : 1;
+    s.zero_advantage += advantages[i] == 0 ? 1 : 0;
+    if (!scored.usable[i]) continue;
+    ++s.usable;
+    s.reward += scored.rewards[i];
+    s.length += static_cast<double>(scored.lengths[i]);
+    for (size_t k = 0; k < names_.size(); ++k) s.parts[k] += scored.parts[k][i];
+  }
+  const double usable = std::max<double>(1, static_cast<double>(s.usable));
+  s.reward /= usable;
+  s.length /= usable;
+  for (double& part : s.parts) part /= usable;
+  double squares = 0;
+  for (size_t i = 0; i < scored.rewards.size(); ++i)
+    if (scored.usable[i]) squares += (scored.rewards[i] - s.reward) * (scored.rewards[i] - s.reward);
+  s.reward_deviation = std::sqrt(squares / usable);
+}
+
+std::string RolloutMaker::describe(const std::vector<Wanted>& wanted, const std::vector<Rollout>& mine, const Scored& scored) const {
+  const size_t begin = share(wanted.size()).first;
+  std::string text;
+  for (size_t i = 0; i < mine.size() && mine[i].prompt == mine.front().prompt; ++i) {
+    if (i == 0) text += "## Prompt\n\n" + wanted[begin].prompt->text + "\n";
+    text += detail::concat("\n## Completion ", mine[i].index, ": reward ", short_number(scored.rewards[begin + i]), scored.usable[begin + i] ? "" : " (failed)",
+                           ", ", mine[i].tokens.size(), " tokens", mine[i].stopped ? "" : ", cut off", "\n\n", text_of(mine[i]), "\n");
+  }
+  return text;
+}
+
+Phase RolloutMaker::make(const Prompts& prompts, int64_t first_prompt, int64_t num_prompts, bool with_samples, const std::function<void(int64_t)>& done) {
+  Phase phase;
+  phase.next_prompt = first_prompt;
+  const auto group = config_.rollouts_per_prompt;
+  const AdvantageConfig advantage_config{config_.advantage, config_.scale_advantage && config_.objective != "dr_grpo"};
+  while (true) {
+    std::vector<Wanted> wanted;
+    const int64_t missing = num_prompts - static_cast<int64_t>(phase.tokens.size()) / group;
+    for (int64_t p = 0; p < missing; ++p) {
+      const Prompt& prompt = prompts.draw(phase.next_prompt);
+      for (int64_t i = 0; i < group; ++i) wanted.push_back({&prompt, phase.next_prompt, i});
+      ++phase.next_prompt;
+    }
+    auto start = Clock::now();
+    auto mine = complete(wanted, sampling(), done);
+    phase.statistics.rollout_seconds += seconds_since(start);
+    start = Clock::now();
+    const Scored scored = score(wanted, mine);
+    phase.statistics.reward_seconds += seconds_since(start);
+    const auto values = advantages(scored.rewards, scored.usable, group, advantage_config);
+    if (phase.samples.empty() && with_samples) phase.samples = describe(wanted, mine, scored);
+    const size_t begin = share(wanted.size()).first;
+    const bool whole_gradient = config_.kl_coefficient > 0 || !config_.skip_zero_advantage;
+    std::vector<int64_t> tokens(wanted.size());
+    for (size_t i = 0; i < wanted.size(); ++i)
+      tokens[i] = scored.usable[i] && !(config_.mask_truncated && !scored.stopped[i]) ? scored.lengths[i] : 0;
+    for (size_t i = 0; i < mine.size(); ++i) {
+      mine[i].reward = scored.rewards[begin + i];
+      mine[i].usable = scored.usable[begin + i];
+      mine[i].advantage = values[begin + i];
+      mine[i].trains = tokens[begin + i] > 0 && (whole_gradient || values[begin + i] != 0);
+    }
+    if (phase.statistics.rollouts == 0) count(scored, values, phase.statistics);
+    phase.statistics.prompts_drawn += missing;
+    const bool last_try = !config_.dynamic_sampling || phase.statistics.resamples >= config_.max_resamples;
+    for (size_t g = 0; g < wanted.size(); g += static_cast<size_t>(group)) {
+      const auto end = static_cast<std::ptrdiff_t>(g) + group;
+      const bool teaches = std::any_of(values.begin() + static_cast<std::ptrdiff_t>(g), values.begin() + end, [](double v) { return v != 0; });
+      if (!teaches && !last_try) continue;
+      for (auto& r : mine) {
+        if (r.prompt != wanted[g].number) continue;
+        r.place = static_cast<int64_t>(phase.tokens.size()) + r.index;
+        phase.rollouts.push_back(std::move(r));
+      }
+      phase.tokens.insert(phase.tokens.end(), tokens.begin() + static_cast<std::ptrdiff_t>(g), tokens.begin() + end);
+    }
+    if (static_cast<int64_t>(phase.tokens.size()) >= num_prompts * group) return phase;
+    ++phase.statistics.resamples;
+  }
+}
+
+std::vector<double> RolloutMaker::evaluate(const Prompts& prompts, const std::function<void(int64_t)>& done) {
+  std::vector<Wanted> wanted;
+  for (int64_t i = 0; i < prompts.size(); ++i) wanted.push_back({&prompts.at(i), i, 0});
+  auto greedy = sampling();
+  greedy.temperature = 0;
+  greedy.log_probs = false;
+  const Scored scored = score(wanted, complete(wanted, greedy, done));
+  std::vector<double> means = {0};
+  for (double reward : scored.rewards) means[0] += reward / static_cast<double>(wanted.size());
+  for (const auto& part : scored.parts) {
+    means.push_back(0);
+    for (double value : part) means.back() += value / static_cast<double>(wanted.size());
+  }
+  return means;
+}
+
+}  // namespace tessera::rl
