@@ -41,13 +41,22 @@ bool is_choice(char c) { return c >= 'A' && c <= 'J'; }
 
 bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '\'' || static_cast<unsigned char>(c) >= 0x80; }
 
-/// The letters that stand alone in `text`, each once. "A" and "I" before a word in lower case are words themselves.
+/// Whether "A" or "I" before `rest` is a word: before one in lower case, unless that speaks of an option ("A or B").
+bool is_article(std::string_view rest) {
+  if (rest.size() < 2 || rest[0] != ' ' || !std::islower(static_cast<unsigned char>(rest[1]))) return false;
+  rest.remove_prefix(1);
+  const std::string_view next = rest.substr(0, std::min(rest.find_first_of(" .,;"), rest.size()));
+  for (const std::string_view word : {"or", "and", "is", "because", "since"})
+    if (next == word) return false;
+  return true;
+}
+
+/// The letters that stand alone in `text`, each once.
 std::string lone_letters(std::string_view text) {
   std::string letters;
   for (size_t i = 0; i < text.size(); ++i) {
     if (!is_choice(text[i]) || (i > 0 && is_word(text[i - 1])) || (i + 1 < text.size() && is_word(text[i + 1]))) continue;
-    const bool word = (text[i] == 'A' || text[i] == 'I') && i + 2 < text.size() && text[i + 1] == ' ' &&
-                      std::islower(static_cast<unsigned char>(text[i + 2]));
+    const bool word = (text[i] == 'A' || text[i] == 'I') && is_article(text.substr(i + 1));
     if (!word && letters.find(text[i]) == std::string::npos) letters += text[i];
   }
   return letters;

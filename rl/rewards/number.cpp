@@ -377,7 +377,13 @@ std::vector<Quantity> all_quantities(std::string_view text) {
     Reader reader(text, at, true);
     const auto value = reader.term();
     if (!value || !std::isfinite(value->value)) {
-      text[at] == '\\' ? void(++at) : skip_word();
+      if (text[at] != '\\') {
+        skip_word();
+        continue;
+      }
+      // A root or fraction without a value: what it holds is no number of its own.
+      while (at < text.size() && text[at] != '{' && text[at] != ' ') ++at;
+      while (at < text.size() && text[at] == '{') at = std::min(closing_brace(text, at), text.size() - 1) + 1;
       continue;
     }
     Quantity quantity{value->value, unit_at(text, reader.position())};

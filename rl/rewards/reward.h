@@ -16,15 +16,15 @@ namespace tessera::rl {
 
 /// One entry of the recipe's rl.rewards.
 struct RewardConfig {
-  std::string name;  // numeric | exact | choice | set | json | regex | format | language | length | code | program | plugin
+  std::string name{};  // numeric | exact | choice | set | json | regex | format | language | length | code | program | plugin
   double weight = 1.0;
   double tolerance = 1e-6;       // numeric, set, json: relative
   std::string field = "answer";  // of the sample that holds what is right
-  std::string pattern;           // regex: PCRE2, empty: the sample's field; format: think | think-answer | boxed
-  std::string language;          // language: ISO 639-1 code, e.g. en, de, fr, es, zh, ru
+  std::string pattern{};           // regex: PCRE2, empty: the sample's field; format: think | think-answer | boxed
+  std::string language{};          // language: ISO 639-1 code, e.g. en, de, fr, es, zh, ru
   int64_t target_length = 0, max_length = 0;  // length: tokens
-  std::vector<std::string> command;           // program; code: interpreter, empty: python3 -I -
-  std::string library;                        // plugin
+  std::vector<std::string> command{};           // program; code: interpreter, empty: python3 -I -
+  std::string library{};                        // plugin
   double deadline_seconds = 10;               // of a batch (program, plugin), of a run (code)
   int64_t memory_mb = 512, processes = 16, file_mb = 16;  // code: of a process, of a run, of a run's files
 
@@ -34,8 +34,8 @@ struct RewardConfig {
 
 /// One completion to be scored. What it points to must outlive the call.
 struct RewardInput {
-  const nlohmann::json* sample;  // the data line: prompt or messages, answer, any other fields
-  std::string_view prompt, completion;
+  const nlohmann::json* sample = nullptr;  // the data line: prompt or messages, answer, any other fields
+  std::string_view prompt{}, completion{};
   int64_t tokens = 0;          // of the completion
   bool stopped = true;         // by itself, not by the length limit
   bool thinking_open = false;  // the template has already written <think>
@@ -44,7 +44,7 @@ struct RewardInput {
 struct RewardResult {
   double value = 0;
   bool failed = false;  // the value is 0 and means nothing
-  std::string error;
+  std::string error{};
 };
 
 /// One kind. Not thread-safe; different rewards may be used from different threads.
