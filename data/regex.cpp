@@ -126,10 +126,10 @@ struct RegexScratch::State {
   pcre2_match_data* data = pcre2_match_data_create(64, nullptr);
   pcre2_match_context* context = pcre2_match_context_create(nullptr);
   pcre2_jit_stack* stack = pcre2_jit_stack_create(32 << 10, 4 << 20, nullptr);
-  State() {
+  explicit State(uint32_t match_limit) {
     TESSERA_CHECK(data != nullptr && context != nullptr && stack != nullptr, "out of memory");
     pcre2_jit_stack_assign(context, nullptr, stack);
-    pcre2_set_match_limit(context, kMatchLimit);
+    pcre2_set_match_limit(context, match_limit == 0 ? kMatchLimit : match_limit);
   }
   ~State() {
     pcre2_match_data_free(data);
@@ -138,7 +138,8 @@ struct RegexScratch::State {
   }
 };
 
-RegexScratch::RegexScratch() : state_(std::make_unique<State>()) {}
+RegexScratch::RegexScratch(uint32_t match_limit)
+    : state_(std::make_unique<State>(match_limit)) {}
 RegexScratch::~RegexScratch() = default;
 
 struct Regex::Code {
@@ -147,18 +148,21 @@ struct Regex::Code {
   ~Code() { pcre2_code_free(compiled); }
 };
 
-Regex::Regex(const std::string& pattern, std::string_view where) : code_(std::make_unique<Code>()) {
+Regex::Regex(const std::string& pattern, std::string_view where, RegexDialect dialect)
+    : code_(std::make_unique<Code>()) {
   code_->where = where;
   code_->pattern = pattern.size() > 200 ? pattern.substr(0, 200) + "..." : pattern;
   if (pattern.size() > kMaxPatternBytes)
     throw ConfigError(
         detail::concat(where, ": a pattern of ", pattern.size(), " bytes is too long"));
-  const std::string translated = translate_pattern(pattern, where);
+  const bool plain = dialect == RegexDialect::kPcre2;
+  const std::string translated = plain ? pattern : translate_pattern(pattern, where);
   int error = 0;
   PCRE2_SIZE at = 0;
   code_->compiled = pcre2_compile(
       reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-      PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &at, nullptr);
+      PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | (plain ? 0 : PCRE2_MULTILINE), &error, &at,
+      nullptr);
   if (code_->compiled == nullptr) {
     PCRE2_UCHAR message[256] = {};
     pcre2_get_error_message(error, message, sizeof message);

@@ -2,6 +2,7 @@
 // tokenizer.json.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -12,7 +13,8 @@ namespace tessera::data {
 /// Per-thread working memory of matches; any Regex may use it.
 class RegexScratch final {
  public:
-  RegexScratch();
+  /// `match_limit` bounds the steps of one match, 0: as generous as tokenizers need.
+  explicit RegexScratch(uint32_t match_limit = 0);
   ~RegexScratch();
   RegexScratch(const RegexScratch&) = delete;
   RegexScratch& operator=(const RegexScratch&) = delete;
@@ -23,11 +25,15 @@ class RegexScratch final {
   std::unique_ptr<State> state_;
 };
 
+/// kTokenizer: as Hugging Face's tokenizers read a pattern. kPcre2: as PCRE2 does, for patterns that users write.
+enum class RegexDialect { kTokenizer, kPcre2 };
+
 class Regex final {
  public:
-  /// Oniguruma's \s, \S, \w are rewritten to mean the same here; \h and \X.. classes that differ
+  /// Of kTokenizer, Oniguruma's \s, \S, \w are rewritten to mean the same here; \h and \X.. classes that differ
   /// are refused. Throws ConfigError, opening with `where`, on a pattern that does not compile.
-  Regex(const std::string& pattern, std::string_view where);
+  Regex(const std::string& pattern, std::string_view where,
+        RegexDialect dialect = RegexDialect::kTokenizer);
   ~Regex();
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;
