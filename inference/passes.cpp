@@ -12,7 +12,7 @@ namespace tessera::inference {
 
 namespace {
 
-constexpr int kTag = 0x47454e;  // "GEN"
+constexpr int kTag = 1;
 
 std::vector<int64_t> layers_here(const ModelLayout& layout, bool drafts) {
   std::vector<int64_t> layers;

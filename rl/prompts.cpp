@@ -23,7 +23,7 @@ Prompts::Prompts(const std::vector<data::SourceConfig>& sources, const data::Pro
   for (const auto& source : sources) {
     if (std::filesystem::is_directory(source.path)) throw ConfigError(source.path + " is a folder; reinforcement learning reads single .jsonl files");
     for (const auto& line : data::read_jsonl(source.path)) {
-      Prompt prompt{line.value, {}, reader.read(reader.question_of(line.value, line.where), "prompt", true, line.where)};
+      Prompt prompt{nlohmann::json::parse(line.value.dump()), {}, reader.read(reader.question_of(line.value, line.where), "prompt", true, line.where)};
       digest = std::to_string(hash64(digest + line.value.dump()));
       if (static_cast<int64_t>(prompt.tokens.size()) > longest) {
         ++left_out_;

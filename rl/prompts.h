@@ -11,7 +11,7 @@
 namespace tessera::rl {
 
 struct Prompt {
-  data::Json sample;            // the data line
+  nlohmann::json sample;        // the data line
   std::string text;             // as the model sees it
   std::vector<int32_t> tokens;
   bool thinking_open = false;   // the template has written <think>

@@ -197,6 +197,7 @@ void Reinforcement::report(int64_t step, const StepResult& result, const PolicyS
   metrics["completion_length"] = s.length;
   metrics["truncated_share"] = static_cast<double>(s.truncated) / rollouts;
   metrics["zero_advantage_share"] = static_cast<double>(s.zero_advantage) / rollouts;
+  metrics["rollouts_digest"] = s.digest;
   metrics["rollout_seconds"] = s.rollout_seconds;
   metrics["reward_seconds"] = s.reward_seconds;
   metrics["train_seconds"] = result.seconds;
@@ -228,7 +229,7 @@ trainer::RunState Reinforcement::state() {
   state.values["parts"] = std::vector<int64_t>(all.const_data_ptr<int64_t>(), all.const_data_ptr<int64_t>() + all.numel());
   state.values["tokens"] = phase_.tokens;
   const PhaseStatistics& s = phase_.statistics;
-  state.values["statistics"] = {s.rollouts, s.tokens, s.usable, s.truncated, s.zero_advantage, s.reward, s.reward_deviation, s.length, s.parts};
+  state.values["statistics"] = {s.rollouts, s.tokens, s.usable, s.truncated, s.zero_advantage, s.reward, s.reward_deviation, s.length, s.parts, s.digest};
   if (mesh.coordinate("pp") == 0) state.ranges.push_back({kPendingKind, part_name(mesh.coordinate("dp")), 0, to_words(bytes)});
   return state;
 }
@@ -250,7 +251,7 @@ void Reinforcement::read_state(checkpoint::CheckpointReader& reader, const json&
   phase_.tokens = values.at("tokens").get<std::vector<int64_t>>();
   const auto& s = values.at("statistics");
   phase_.statistics = {.rollouts = s[0], .tokens = s[1], .usable = s[2], .truncated = s[3], .zero_advantage = s[4], .prompts_drawn = 0, .resamples = 0,
-                       .reward = s[5], .reward_deviation = s[6], .length = s[7], .parts = s[8].get<std::vector<double>>(), .rollout_seconds = 0,
+                       .reward = s[5], .reward_deviation = s[6], .length = s[7], .parts = s[8].get<std::vector<double>>(), .digest = s[9], .rollout_seconds = 0,
                        .reward_seconds = 0};
   // Dealt by place, whatever the layout was.
   std::sort(all.begin(), all.end(), [](const Rollout& a, const Rollout& b) { return a.place < b.place; });

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/text.h"
 
 namespace tessera::rl {
@@ -17,6 +18,12 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 constexpr uint64_t kSampleSite = 0x524F4C4C;  // "ROLL"
+
+/// Small enough for a sum of thousands to be exact in a double.
+double digest(const std::vector<int32_t>& tokens, size_t place) {
+  const std::string_view bytes(reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(int32_t));
+  return static_cast<double>((hash64(bytes) ^ (place * 0x9E3779B97F4A7C15u)) >> 24);
+}
 
 }  // namespace
 
@@ -66,7 +73,7 @@ std::vector<Rollout> RolloutMaker::complete(const std::vector<Wanted>& wanted, c
 
 /// On the ranks of the first stage; the others hear of it.
 RolloutMaker::Scored RolloutMaker::score(const std::vector<Wanted>& wanted, const std::vector<Rollout>& mine) {
-  constexpr int64_t kFixed = 4;  // total, usable, stopped, length; then the parts
+  constexpr int64_t kFixed = 5;  // total, usable, stopped, length, digest; then the parts
   const auto kinds = static_cast<int64_t>(names_.size()), columns = kFixed + kinds;
   at::Tensor table = at::zeros({static_cast<int64_t>(wanted.size()), columns}, at::kDouble);
   if (mesh_.coordinate("pp") == 0) {
@@ -85,6 +92,7 @@ RolloutMaker::Scored RolloutMaker::score(const std::vector<Wanted>& wanted, cons
       row[1] = totals[i].failed ? 0 : 1;
       row[2] = mine[i].stopped ? 1 : 0;
       row[3] = static_cast<double>(mine[i].tokens.size());
+      row[4] = digest(mine[i].tokens, begin + i);
       for (int64_t k = 0; k < kinds; ++k) row[kFixed + k] = totals[i].parts[static_cast<size_t>(k)];
     }
   }
@@ -97,6 +105,7 @@ RolloutMaker::Scored RolloutMaker::score(const std::vector<Wanted>& wanted, cons
     scored.usable.push_back(row[1] > 0);
     scored.stopped.push_back(row[2] > 0);
     scored.lengths.push_back(static_cast<int64_t>(row[3]));
+    scored.digest += row[4];
     for (int64_t k = 0; k < kinds; ++k) scored.parts[static_cast<size_t>(k)].push_back(row[kFixed + k]);
   }
   return scored;
@@ -104,6 +113,7 @@ RolloutMaker::Scored RolloutMaker::score(const std::vector<Wanted>& wanted, cons
 
 void RolloutMaker::count(const Scored& scored, const std::vector<double>& advantages, PhaseStatistics& s) const {
   s.parts.assign(names_.size(), 0.0);
+  s.digest = scored.digest;
   for (size_t i = 0; i < scored.rewards.size(); ++i) {
     ++s.rollouts;
     s.tokens += scored.lengths[i];

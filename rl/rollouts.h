@@ -20,6 +20,7 @@ struct PhaseStatistics {
   int64_t rollouts = 0, tokens = 0, usable = 0, truncated = 0, zero_advantage = 0, prompts_drawn = 0, resamples = 0;
   double reward = 0, reward_deviation = 0, length = 0;  // means over those with a reward
   std::vector<double> parts;                            // mean of each kind of reward
+  double digest = 0;                                    // of all tokens, a whole number: equal for equal rollouts
   double rollout_seconds = 0, reward_seconds = 0;       // of this rank
 };
 
@@ -51,6 +52,7 @@ class RolloutMaker final {
     std::vector<std::vector<double>> parts;  // by kind
     std::vector<bool> usable, stopped;
     std::vector<int64_t> lengths;
+    double digest = 0;
   };
   struct Wanted {
     const Prompt* prompt = nullptr;
