@@ -366,7 +366,7 @@ std::vector<Quantity> all_quantities(std::string_view text) {
       while (at < text.size() && (is_letter(text[at]) || is_digit(text[at]) || text[at] == '.')) ++at;
     };
     // Digits of a name: x2, CAR-A1.
-    if (at > 0 && is_letter(text[at - 1])) {
+    if (at > 0 && text[at] != '\\' && is_letter(text[at - 1])) {
       size_t behind_currency = at - 1;
       while (behind_currency > 0 && (static_cast<unsigned char>(text[behind_currency]) & 0xC0) == 0x80) --behind_currency;
       if (take_currency(text, behind_currency).empty()) {

@@ -117,6 +117,11 @@ std::string plain_math(std::string_view raw) {
       ++i;
       continue;
     }
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (byte < 0x80 && byte != '*' && byte != '`' && byte != '{') {  // nothing below begins otherwise
+      out += text[i++];
+      continue;
+    }
     if (const std::string digits = take_superscripts(text, i); !digits.empty()) {
       out += "^{" + digits + "}";
       continue;

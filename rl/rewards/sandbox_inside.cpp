@@ -76,7 +76,7 @@ void set_limits(const SandboxLimits& limits) {
   limit(RLIMIT_CPU, static_cast<uint64_t>(std::ceil(limits.deadline_seconds)) + 1);
   limit(RLIMIT_FSIZE, megabytes(limits.file_mb));
   limit(RLIMIT_NOFILE, 64);
-  limit(RLIMIT_CORE, 0);
+  limit(RLIMIT_CORE, 1);  // not 0: a host that pipes core dumps into a program starts that with 0, too
   limit(RLIMIT_MEMLOCK, 0);
   limit(RLIMIT_MSGQUEUE, 0);
   limit(RLIMIT_SIGPENDING, 256);
@@ -92,7 +92,7 @@ void drop_capabilities() {
   require_call(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
 }
 
-void complain(const Descriptor& refusal, const std::string& text) {
+void complain(const Descriptor& refusal, std::string_view text) {
   // The pipe's reader may be gone, and then nobody needs to know.
   [[maybe_unused]] const ssize_t ignored = ::write(refusal.get(), text.data(), text.size());
 }
@@ -122,6 +122,8 @@ void write_solution(const std::string& content) {
   arguments.push_back(nullptr);
   const char* environment[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "TMPDIR=/tmp", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1",
                                "PYTHONHASHSEED=0", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", nullptr};
+  // This process may hold more memory than the program may have: nothing is allocated behind the limits.
+  const std::string complaint = "the program '" + job.command[0] + "' cannot be run in the sandbox, which shows /usr and /lib only: ";
   set_limits(job.limits);
   // All descriptors but the standard streams and the refusal, which closes by itself when the program starts.
   const auto refusal = static_cast<unsigned>(pipes.refusal.write.get());
@@ -129,7 +131,10 @@ void write_solution(const std::string& content) {
   ::syscall(SYS_close_range, refusal + 1, ~0u, 0u);
   ::environ = const_cast<char**>(environment);
   ::execvp(arguments[0], arguments.data());
-  throw Error(detail::concat("the program '", job.command[0], "' cannot be run in the sandbox, which shows /usr and /lib only: ", std::strerror(errno)));
+  const char* reason = std::strerror(errno);
+  complain(pipes.refusal.write, complaint);
+  complain(pipes.refusal.write, reason);
+  ::_exit(127);
 }
 
 /// Process 1 of the namespace: waits for the program; its own end is the end of all.
@@ -157,7 +162,7 @@ void write_solution(const std::string& content) {
     int status = 0;
     const pid_t ended = ::waitpid(-1, &status, 0);
     if (ended != program && (ended > 0 || errno == EINTR)) continue;
-    if (ended == program) complain(pipes.status.write, std::string(reinterpret_cast<const char*>(&status), sizeof status));
+    if (ended == program) complain(pipes.status.write, {reinterpret_cast<const char*>(&status), sizeof status});
     ::_exit(0);
   }
 }

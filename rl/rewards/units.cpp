@@ -1,6 +1,9 @@
 #include "rl/rewards/units.h"
 
+#include <algorithm>
 #include <cmath>
+#include <unordered_map>
+#include <utility>
 
 #include "rl/rewards/answer.h"
 
@@ -97,21 +100,28 @@ constexpr Row kTable[] = {
     {"CNY cny RMB yuan", "CNY", 1},
 };
 
-bool lists(std::string_view names, std::string_view name) {
-  while (!names.empty()) {
-    const size_t end = std::min(names.find(' '), names.size());
-    if (names.substr(0, end) == name) return true;
-    names.remove_prefix(std::min(end + 1, names.size()));
-  }
-  return false;
+using Names = std::unordered_map<std::string_view, const Row*>;
+
+const Names& all_names() {
+  static const Names names = [] {
+    Names found;
+    for (const Row& row : kTable) {
+      for (std::string_view rest = row.names; !rest.empty();) {
+        const size_t end = std::min(rest.find(' '), rest.size());
+        found.emplace(rest.substr(0, end), &row);
+        rest.remove_prefix(std::min(end + 1, rest.size()));
+      }
+    }
+    return found;
+  }();
+  return names;
 }
 
 std::optional<Unit> find_name(std::string_view name) {
   const auto look = [](std::string_view wanted) -> std::optional<Unit> {
-    if (wanted.empty() || wanted.find(' ') != std::string_view::npos) return std::nullopt;
-    for (const Row& row : kTable)
-      if (lists(row.names, wanted)) return Unit{row.dimension, row.factor};
-    return std::nullopt;
+    const auto found = all_names().find(wanted);
+    if (found == all_names().end()) return std::nullopt;
+    return Unit{found->second->dimension, found->second->factor};
   };
   if (const auto unit = look(name)) return unit;
   const std::string small = lower(name);  // "Mg" is not "mg", but "Meters" is "meters": short names keep their case

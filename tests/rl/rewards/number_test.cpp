@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cmath>
+#include <iterator>
 #include <numbers>
 
 #include "rl/rewards/units.h"
@@ -113,6 +116,29 @@ TEST(Number, EqualUpToToleranceAndUnit) {
   EXPECT_FALSE(same("0.28%", "28%"));
   EXPECT_TRUE(same("3 apples", "3 apple"));
   EXPECT_FALSE(same("3 apples", "3 pears"));
+}
+
+TEST(Number, AnyTextIsReadInReasonableTimeAndOnlyFiniteValuesComeOut) {
+  const char* pieces[] = {"1", "23", "456", ",", ".", " ", "'", "-", "+", "/", "*", "^", "e", "%", "$", "€", "km", "m/s", "(", ")", "{", "}", "\\frac", "\\sqrt", "π",
+                          "\\boxed{", "\\text{", "\\", "²", "⁻", "\xff", "\n", "×", "10^", "=", "½", "and", "A", "~"};
+  uint64_t state = 12345;
+  for (int round = 0; round < 20000; ++round) {
+    std::string text;
+    for (int i = 0; i < 12; ++i) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      text += pieces[(state >> 33) % std::size(pieces)];
+    }
+    for (const auto& found : {parse_quantity(text), last_quantity(text)}) {
+      if (!found) continue;
+      ASSERT_TRUE(std::isfinite(found->value)) << text;
+      ASSERT_TRUE(found->value == 0 || same_quantity(*found, *found, 1e-9)) << text;
+    }
+  }
+  std::string book;
+  for (int i = 0; i < 20000; ++i) book += "then 12 km and $1,250 give x7 = \\frac{1}{2} ";
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(last_quantity(book)->value, 0.5);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(3));
 }
 
 TEST(Units, KeepTheirCaseAndPlurals) {

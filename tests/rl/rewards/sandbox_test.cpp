@@ -54,8 +54,8 @@ int num_sandboxed() {
   return found;
 }
 
-/// The server of sandboxes that this process has started last.
-pid_t find_server() {
+/// The newest child of `parent` that is a server of sandboxes or one of its supervisors.
+pid_t find_child(pid_t of) {
   pid_t found = 0;
   for (const auto& entry : fs::directory_iterator("/proc")) {
     const std::string name = entry.path().filename().string();
@@ -64,7 +64,7 @@ pid_t find_server() {
     std::string word;
     int parent = 0;
     stat >> word >> word >> word >> parent;
-    if (parent == ::getpid() && text_of(entry.path() / "cmdline").find("sandbox-run") != std::string::npos) found = std::max(found, std::stoi(name));
+    if (parent == of && text_of(entry.path() / "cmdline").find("sandbox-run") != std::string::npos) found = std::max(found, std::stoi(name));
   }
   return found;
 }
@@ -232,7 +232,7 @@ INSTANTIATE_TEST_SUITE_P(
         Attempt{"LimitsAreFinal", "import resource\n"
                                   "for limit in (resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE):\n"
                                   "  refused(lambda: resource.setrlimit(limit, (-1, -1)), ValueError)\n"
-                                  "if resource.getrlimit(resource.RLIMIT_CORE) != (0, 0): failures.append('core')"},
+                                  "if resource.getrlimit(resource.RLIMIT_CORE) != (1, 1): failures.append('core')"},
         Attempt{"Descriptors", "for fd in range(3, 64): refused(lambda: os.fstat(fd))\nif os.listdir('/tmp') != ['solution']: failures.append(os.listdir('/tmp'))\n"
                                "if set(os.environ) - {'PATH', 'HOME', 'TMPDIR', 'LANG', 'PYTHONDONTWRITEBYTECODE', 'PYTHONHASHSEED', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'LC_CTYPE'}: "
                                "failures.append(dict(os.environ))\nif os.uname().nodename != 'sandbox': failures.append(os.uname())"}),
@@ -335,7 +335,7 @@ TEST(Sandbox, ItsEndEndsTheProgramsInIt) {
   std::thread scoring([&] { results = score_all(*reward, prints("x"), {"import time\ntime.sleep(600)"}); });
   for (int i = 0; i < 500 && num_sandboxed() == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_GE(num_sandboxed(), 1) << "the check for what is left running sees what runs";
-  const pid_t server = find_server();
+  const pid_t server = find_child(::getpid());
   ASSERT_GT(server, 0);
   ::kill(server, SIGKILL);
   scoring.join();
@@ -343,6 +343,24 @@ TEST(Sandbox, ItsEndEndsTheProgramsInIt) {
   for (int i = 0; i < 200 && num_sandboxed() > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_EQ(num_sandboxed(), 0);
   EXPECT_EQ(score_one(*reward, prints("5"), "print(5)").value, 1) << "a new server";
+}
+
+TEST(Sandbox, AKilledSupervisorFailsItsSampleAtOnce) {
+  auto reward = make_reward(kCode);
+  std::vector<RewardResult> results;
+  const double seconds = seconds_of([&] {
+    std::thread scoring([&] { results = score_all(*reward, prints("x"), {"import time\ntime.sleep(600)"}); });
+    for (int i = 0; i < 500 && num_sandboxed() == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    const pid_t supervisor = find_child(find_child(::getpid()));
+    EXPECT_GT(supervisor, 0);
+    if (supervisor > 0) ::kill(supervisor, SIGKILL);
+    scoring.join();
+  });
+  EXPECT_LT(seconds, 8) << "not the deadline";
+  EXPECT_THAT(results.at(0).error, HasSubstr("supervisor was killed"));
+  for (int i = 0; i < 200 && num_sandboxed() > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(num_sandboxed(), 0);
+  EXPECT_EQ(score_one(*reward, prints("5"), "print(5)").value, 1);
 }
 
 /// Runs `work` in a child that `prepare` has changed; true when both returned true.
