@@ -85,7 +85,7 @@ void LineProgram::start() {
   unread_.clear();
   last_words_.clear();
   child_.reset();
-  ++silent_starts_;
+  answered_ = false;
   child_ = std::make_unique<ChildProcess>(command_);
 }
 
@@ -110,6 +110,7 @@ std::vector<LineProgram::Answer> LineProgram::exchange(std::vector<nlohmann::jso
     } catch (const Error& error) {
       reason = error.what();
     }
+    if (!answered_) ++silent_starts_;
     if (silent_starts_ >= kMaxSilentStarts)
       throw ConfigError(detail::concat(title_, ": '", join(command_, " "), "' was started ", kMaxSilentStarts,
                                        " times in a row and answered nothing: it ", reason));
@@ -174,6 +175,7 @@ bool LineProgram::take_line(Batch& batch, std::string_view line) {
   if (!value || !value->contains("id") || !(*value)["id"].is_number_integer()) return false;
   const auto found = batch.by_id.find((*value)["id"].get<int64_t>());
   if (found == batch.by_id.end()) return false;
+  answered_ = true;
   silent_starts_ = 0;
   batch.answers[found->second].value = std::move(*value);
   std::erase(batch.waiting, found->second);

@@ -48,7 +48,8 @@ class LineProgram final {
   std::string last_words_;  // the end of standard error
   std::string babble_;      // the line that was no answer
   int64_t next_id_ = 0;
-  int silent_starts_ = 0;  // in a row, of programs that have not answered anything
+  bool answered_ = false;  // the running program, something
+  int silent_starts_ = 0;  // in a row, of programs that got requests and answered nothing
 };
 
 /// Results from answers: "reward", or the program's own "error". Values that are no finite number fail.
