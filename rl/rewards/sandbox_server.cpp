@@ -49,13 +49,16 @@ std::string tail(std::string_view text) {
 }
 
 /// What was wrong with a run; empty when nothing was.
-std::string mistake(const SandboxOutcome& outcome, const nlohmann::json& run, const std::string& marker) {
+std::string mistake(const SandboxOutcome& outcome, const nlohmann::json& run,
+                    const std::string& marker) {
   using End = SandboxOutcome::End;
   if (outcome.end == End::kDeadline) return "did not end in time";
   if (outcome.end == End::kTooMuchOutput) return "wrote too much";
   if (outcome.end == End::kKilled) return detail::concat("was killed by signal ", outcome.status);
-  if (outcome.status != 0) return detail::concat("exited with status ", outcome.status, ": ", tail(outcome.errors));
-  if (run.contains("output") && normal_output(outcome.output) != normal_output(run["output"].get<std::string>()))
+  if (outcome.status != 0)
+    return detail::concat("exited with status ", outcome.status, ": ", tail(outcome.errors));
+  if (run.contains("output") &&
+      normal_output(outcome.output) != normal_output(run["output"].get<std::string>()))
     return "printed something else: " + tail(outcome.output);
   if (!marker.empty() && last_line(outcome.output) != marker) return "ended before its tests did";
   return "";
@@ -74,7 +77,8 @@ SandboxJob job_of(const nlohmann::json& request) {
 
 /// Answers are shorter than a pipe's atomic write, so those of several children do not mix.
 void write_answer(const nlohmann::json& answer) {
-  const std::string line = answer.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
+  const std::string line =
+      answer.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
   TESSERA_CHECK(line.size() <= 4096, "an answer of ", line.size(), " bytes");
   [[maybe_unused]] const ssize_t ignored = ::write(STDOUT_FILENO, line.data(), line.size());
 }
@@ -125,8 +129,10 @@ class Server {
     unread_.append(buffer, static_cast<size_t>(count));
     size_t begin = 0;
     // Only the new bytes can hold the end of a line.
-    for (size_t end = unread_.find('\n', unread_.size() - static_cast<size_t>(count)); end != std::string::npos; end = unread_.find('\n', begin)) {
-      waiting_.push_back(nlohmann::json::parse(std::string_view(unread_).substr(begin, end - begin)));
+    for (size_t end = unread_.find('\n', unread_.size() - static_cast<size_t>(count));
+         end != std::string::npos; end = unread_.find('\n', begin)) {
+      waiting_.push_back(
+          nlohmann::json::parse(std::string_view(unread_).substr(begin, end - begin)));
       begin = end + 1;
     }
     unread_.erase(0, begin);
@@ -149,7 +155,8 @@ class Server {
     for (pid_t child = 0; (child = ::waitpid(-1, &status, WNOHANG)) > 0;) {
       const auto found = working_.find(child);
       if (found == working_.end()) continue;
-      if (status != 0) write_answer({{"id", found->second}, {"error", "the sandbox's supervisor was killed"}});
+      if (status != 0)
+        write_answer({{"id", found->second}, {"error", "the sandbox's supervisor was killed"}});
       working_.erase(found);
     }
   }
@@ -165,7 +172,9 @@ class Server {
 int num_sandboxes() {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
-  return ::sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? std::clamp(CPU_COUNT(&allowed), 1, 8) : 1;
+  return ::sched_getaffinity(0, sizeof allowed, &allowed) == 0
+             ? std::clamp(CPU_COUNT(&allowed), 1, 8)
+             : 1;
 }
 
 nlohmann::json run_code_request(const nlohmann::json& request) {
@@ -182,9 +191,12 @@ nlohmann::json run_code_request(const nlohmann::json& request) {
     job.input = runs[i].at("input").get<std::string>();
     job.max_output_bytes = expected.size() + kOutputRoom;
     const SandboxOutcome outcome = run_in_sandbox(job);
-    if (outcome.end == SandboxOutcome::End::kNoSandbox) return {{"error", "no sandbox: " + outcome.reason}};
+    if (outcome.end == SandboxOutcome::End::kNoSandbox)
+      return {{"error", "no sandbox: " + outcome.reason}};
     const std::string wrong = mistake(outcome, runs[i], marker);
-    if (!wrong.empty()) return {{"reward", 0}, {"detail", detail::concat("run ", i + 1, " of ", runs.size(), " ", wrong)}};
+    if (!wrong.empty())
+      return {{"reward", 0},
+              {"detail", detail::concat("run ", i + 1, " of ", runs.size(), " ", wrong)}};
   }
   return {{"reward", 1}};
 }

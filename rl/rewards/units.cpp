@@ -11,7 +11,8 @@ namespace tessera::rl {
 namespace {
 
 struct Row {
-  const char* names;  // separated by blanks; the longer ones in lower case, their plural with s is known too
+  const char* names;  // separated by blanks; the longer ones in lower case, their plural with s is
+                      // known too
   const char* dimension;
   double factor;
 };
@@ -124,10 +125,12 @@ std::optional<Unit> find_name(std::string_view name) {
     return Unit{found->second->dimension, found->second->factor};
   };
   if (const auto unit = look(name)) return unit;
-  const std::string small = lower(name);  // "Mg" is not "mg", but "Meters" is "meters": short names keep their case
+  const std::string small =
+      lower(name);  // "Mg" is not "mg", but "Meters" is "meters": short names keep their case
   if (small.size() <= 2) return std::nullopt;
   if (const auto unit = look(small)) return unit;
-  if (small.size() > 3 && small.back() == 's') return look(std::string_view(small).substr(0, small.size() - 1));
+  if (small.size() > 3 && small.back() == 's')
+    return look(std::string_view(small).substr(0, small.size() - 1));
   return std::nullopt;
 }
 
@@ -140,7 +143,8 @@ Unit power(const Unit& unit, int exponent) {
 std::optional<Unit> find_power(std::string_view text) {
   text = trim(text);
   if (const auto unit = find_name(text)) return unit;
-  const std::pair<std::string_view, int> words[] = {{"square ", 2}, {"sq ", 2}, {"sq. ", 2}, {"cubic ", 3}};
+  const std::pair<std::string_view, int> words[] = {
+      {"square ", 2}, {"sq ", 2}, {"sq. ", 2}, {"cubic ", 3}};
   for (const auto& [word, exponent] : words) {
     if (!lower(text).starts_with(word)) continue;
     const auto unit = find_name(trim(text.substr(word.size())));
@@ -168,7 +172,8 @@ std::optional<Unit> find_unit(std::string_view text) {
     width = 5;
   }
   if (slash == std::string_view::npos) return find_power(text);
-  const auto above = find_power(text.substr(0, slash)), below = find_power(text.substr(slash + width));
+  const auto above = find_power(text.substr(0, slash)),
+             below = find_power(text.substr(slash + width));
   if (!above || !below || below->factor == 0) return std::nullopt;
   return Unit{above->dimension + "/" + below->dimension, above->factor / below->factor};
 }
