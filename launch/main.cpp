@@ -20,6 +20,7 @@
 #include "core/text.h"
 #include "launch/app.h"
 #include "parallel/mpi_communicator.h"
+#include "rl/rewards/helper.h"
 #ifdef TESSERA_CUDA
 #include "parallel/nccl.h"
 #endif
@@ -189,6 +190,8 @@ int run_with_mpi(const Cli& cli) {
 }
 
 int main(int argc, char** argv) {
+  // Hidden: the processes in which rewards run foreign code. They must not have threads, MPI or our signals.
+  if (const auto status = rl::run_helper(argc, argv)) return *status;
   wait_politely(argv);
   take_signals(!under_mpirun());
   std::signal(SIGPIPE, SIG_IGN);

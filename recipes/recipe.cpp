@@ -211,7 +211,7 @@ Recipe resolve(const ConfigNode& node) {
     recipe.config.data.overlong = "split";
   try {
     recipe.config.validate();
-    if (recipe.config.task == "grpo" && !recipe.rl) throw ConfigError("rl is missing: task: grpo needs the section, with rl.rewards");
+    if (recipe.config.task == "grpo" && !recipe.rl) throw ConfigError("task = grpo needs the section rl, with rl.rewards");
     if (recipe.config.task != "grpo" && recipe.rl) throw ConfigError("rl belongs to task: grpo, and the task is " + recipe.config.task + "; leave the section out");
     if (recipe.rl) recipe.rl->validate();
   } catch (const ConfigError& error) {

@@ -21,6 +21,8 @@ expect_violation kernels/cuda/a.cu parallel/b.h
 expect_violation model/a.cpp trainer/b.h
 expect_violation checkpoint/a.cpp model/b.h
 expect_violation parallel/a.h mesh.h
+expect_violation rl/rewards/a.cpp model/b.h
+expect_violation rl/rewards/a.cpp rl/b.h
 expect_call() {  # FILE LINE
   rm -rf "${scratch:?}"/*
   mkdir -p "$scratch/$(dirname "$1")"

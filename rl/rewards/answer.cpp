@@ -12,7 +12,8 @@ constexpr std::string_view kThink = "<think>", kEndThink = "</think>";
 
 class SampleReward final : public Reward {
  public:
-  explicit SampleReward(std::function<double(const RewardInput&)> score_one) : score_one_(std::move(score_one)) {}
+  explicit SampleReward(std::function<double(const RewardInput&)> score_one)
+      : score_one_(std::move(score_one)) {}
 
   std::vector<RewardResult> score(const std::vector<RewardInput>& inputs) override {
     std::vector<RewardResult> results(inputs.size());
@@ -76,7 +77,8 @@ size_t closing_brace(std::string_view text, size_t open) {
 
 std::optional<std::string_view> last_boxed(std::string_view text) {
   // Backwards over the openings, so that one left open hides none in front of it.
-  for (size_t at = text.rfind('{'); at != std::string_view::npos && at > 0; at = text.rfind('{', at - 1)) {
+  for (size_t at = text.rfind('{'); at != std::string_view::npos && at > 0;
+       at = text.rfind('{', at - 1)) {
     const std::string_view before = trim(text.substr(0, at));
     if (!before.ends_with("\\boxed") && !before.ends_with("\\fbox")) continue;
     const size_t close = closing_brace(text, at);
@@ -103,7 +105,8 @@ std::optional<std::string_view> last_fenced(std::string_view text) {
   std::optional<std::string_view> found;
   size_t inside = std::string_view::npos;  // where the open block begins
   for (size_t line = 0; line < text.size();) {
-    const size_t end = std::min(text.find('\n', line), text.size()), next = std::min(end + 1, text.size());
+    const size_t end = std::min(text.find('\n', line), text.size()),
+                 next = std::min(end + 1, text.size());
     const std::string_view content = trim(text.substr(line, end - line));
     if (content.starts_with("```")) {
       if (inside == std::string_view::npos) {

@@ -1,5 +1,5 @@
-// The parts of a completion: the thinking, the answer behind it, and what in the answer is marked as final. All views
-// point into the text given.
+// The parts of a completion: the thinking, the answer behind it, and what in the answer is marked
+// as final. All views point into the text given.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,8 @@ namespace tessera::rl {
 
 struct CompletionParts {
   std::string_view thinking;  // between <think> and the last </think>; empty without one
-  std::string_view answer;    // behind the last </think>; empty while thinking goes on; all, where there is none
+  std::string_view
+      answer;  // behind the last </think>; empty while thinking goes on; all, where there is none
   bool has_thinking = false;  // <think> was written, here or by the template
 };
 [[nodiscard]] CompletionParts split_thinking(std::string_view completion, bool thinking_open);
@@ -33,7 +34,8 @@ struct CompletionParts {
 /// The inside of the last <answer>...</answer>.
 [[nodiscard]] std::optional<std::string_view> last_tagged(std::string_view text);
 
-/// The last of both kinds of mark: \boxed{} first, then <answer>, with a \boxed{} inside of it taken out.
+/// The last of both kinds of mark: \boxed{} first, then <answer>, with a \boxed{} inside of it
+/// taken out.
 [[nodiscard]] std::optional<std::string_view> marked_answer(std::string_view text);
 
 /// The last block fenced by ``` lines, without them; a block that is not closed reaches to the end.
@@ -43,12 +45,15 @@ struct CompletionParts {
 [[nodiscard]] size_t closing_brace(std::string_view text, size_t open);
 
 /// sample[field]. Throws Error naming the field where the sample has none.
-[[nodiscard]] const nlohmann::json& sample_field(const RewardInput& input, const std::string& field);
+[[nodiscard]] const nlohmann::json& sample_field(const RewardInput& input,
+                                                 const std::string& field);
 
-/// sample[field] as text: a string as it is, a number or boolean as JSON writes it. Throws Error otherwise.
+/// sample[field] as text: a string as it is, a number or boolean as JSON writes it. Throws Error
+/// otherwise.
 [[nodiscard]] std::string reference_text(const RewardInput& input, const std::string& field);
 
 /// A reward that looks at one sample at a time; what `score_one` throws fails that sample.
-[[nodiscard]] std::unique_ptr<Reward> make_sample_reward(std::function<double(const RewardInput&)> score_one);
+[[nodiscard]] std::unique_ptr<Reward> make_sample_reward(
+    std::function<double(const RewardInput&)> score_one);
 
 }  // namespace tessera::rl

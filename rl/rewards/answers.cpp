@@ -16,17 +16,23 @@
 namespace tessera::rl {
 namespace {
 
-// Below the tokenizers' limit: a step has thousands of matches, and a pattern that needs more is a mistake.
+// Below the tokenizers' limit: a step has thousands of matches, and a pattern that needs more is a
+// mistake.
 constexpr uint32_t kMatchLimit = 1'000'000;
 
-std::string_view answer_of(const RewardInput& input) { return split_thinking(input.completion, input.thinking_open).answer; }
+std::string_view answer_of(const RewardInput& input) {
+  return split_thinking(input.completion, input.thinking_open).answer;
+}
 
 Quantity expected_quantity(const RewardInput& input, const std::string& field) {
   const std::string text = reference_text(input, field);
   std::string_view core = text;
-  if (const size_t marker = core.rfind("####"); marker != std::string_view::npos) core.remove_prefix(marker + 4);  // GSM8K
+  if (const size_t marker = core.rfind("####"); marker != std::string_view::npos)
+    core.remove_prefix(marker + 4);  // GSM8K
   const auto expected = parse_quantity(marked_answer(core).value_or(core));
-  if (!expected) throw Error(detail::concat("the sample's field '", field, "' is no number: ", text.substr(0, 80)));
+  if (!expected)
+    throw Error(
+        detail::concat("the sample's field '", field, "' is no number: ", text.substr(0, 80)));
   return *expected;
 }
 
@@ -39,11 +45,16 @@ std::optional<Quantity> given_quantity(const RewardInput& input) {
 
 bool is_choice(char c) { return c >= 'A' && c <= 'J'; }
 
-bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '\'' || static_cast<unsigned char>(c) >= 0x80; }
+bool is_word(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '\'' ||
+         static_cast<unsigned char>(c) >= 0x80;
+}
 
-/// Whether "A" or "I" before `rest` is a word: before one in lower case, unless that speaks of an option ("A or B").
+/// Whether "A" or "I" before `rest` is a word: before one in lower case, unless that speaks of an
+/// option ("A or B").
 bool is_article(std::string_view rest) {
-  if (rest.size() < 2 || rest[0] != ' ' || !std::islower(static_cast<unsigned char>(rest[1]))) return false;
+  if (rest.size() < 2 || rest[0] != ' ' || !std::islower(static_cast<unsigned char>(rest[1])))
+    return false;
   rest.remove_prefix(1);
   const std::string_view next = rest.substr(0, std::min(rest.find_first_of(" .,;"), rest.size()));
   for (const std::string_view word : {"or", "and", "is", "because", "since"})
@@ -55,7 +66,9 @@ bool is_article(std::string_view rest) {
 std::string lone_letters(std::string_view text) {
   std::string letters;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (!is_choice(text[i]) || (i > 0 && is_word(text[i - 1])) || (i + 1 < text.size() && is_word(text[i + 1]))) continue;
+    if (!is_choice(text[i]) || (i > 0 && is_word(text[i - 1])) ||
+        (i + 1 < text.size() && is_word(text[i + 1])))
+      continue;
     const bool word = (text[i] == 'A' || text[i] == 'I') && is_article(text.substr(i + 1));
     if (!word && letters.find(text[i]) == std::string::npos) letters += text[i];
   }
@@ -66,7 +79,8 @@ std::string lone_letters(std::string_view text) {
 char letter_in(std::string_view text) {
   std::string bare;
   for (const char c : text)
-    if (std::isalnum(static_cast<unsigned char>(c)) || static_cast<unsigned char>(c) >= 0x80) bare += c;
+    if (std::isalnum(static_cast<unsigned char>(c)) || static_cast<unsigned char>(c) >= 0x80)
+      bare += c;
   if (bare.size() == 1) {
     const char letter = static_cast<char>(std::toupper(static_cast<unsigned char>(bare[0])));
     return is_choice(letter) ? letter : '\0';
@@ -75,15 +89,19 @@ char letter_in(std::string_view text) {
   if (letters.size() == 1) return letters[0];
   // "B) vitamin C": the option's label comes first.
   size_t at = 0;
-  while (at < text.size() && (text[at] == '(' || text[at] == '*' || text[at] == ' ' || text[at] == '[')) ++at;
-  const bool label = at + 1 < text.size() && is_choice(text[at]) && std::string_view(").:]").find(text[at + 1]) != std::string_view::npos;
+  while (at < text.size() &&
+         (text[at] == '(' || text[at] == '*' || text[at] == ' ' || text[at] == '['))
+    ++at;
+  const bool label = at + 1 < text.size() && is_choice(text[at]) &&
+                     std::string_view(").:]").find(text[at + 1]) != std::string_view::npos;
   return label ? text[at] : '\0';
 }
 
 char chosen_letter(std::string_view answer) {
   if (const auto marked = marked_answer(answer)) return letter_in(plain_math(*marked));
   const std::string small = lower(answer);
-  for (size_t at = small.rfind("answer"); at != std::string::npos; at = at == 0 ? std::string::npos : small.rfind("answer", at - 1)) {
+  for (size_t at = small.rfind("answer"); at != std::string::npos;
+       at = at == 0 ? std::string::npos : small.rfind("answer", at - 1)) {
     std::string_view rest = answer.substr(at + 6);
     rest = rest.substr(0, rest.find('\n'));
     if (const char letter = letter_in(rest)) return letter;
@@ -118,17 +136,20 @@ std::vector<std::string> list_elements(std::string_view text) {
   };
   text = trim(text);
   if (text.starts_with('[') && nlohmann::json::accept(text)) {
-    for (const auto& element : data::parse_large_json(text, "list")) add(element.is_string() ? element.get<std::string>() : element.dump());
+    for (const auto& element : data::parse_large_json(text, "list"))
+      add(element.is_string() ? element.get<std::string>() : element.dump());
     return elements;
   }
   std::string plain = plain_math(text);
   text = trim(plain);
-  const bool bracketed = text.size() >= 2 && std::string_view("{[(").find(text.front()) != std::string_view::npos &&
+  const bool bracketed = text.size() >= 2 &&
+                         std::string_view("{[(").find(text.front()) != std::string_view::npos &&
                          std::string_view("}])").find(text.back()) != std::string_view::npos;
   if (bracketed) text = text.substr(1, text.size() - 2);
   const char separator = text.find(';') != std::string_view::npos ? ';' : ',';
   for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find_first_of(separator == ';' ? ";\n" : ",\n", begin), text.size());
+    const size_t end =
+        std::min(text.find_first_of(separator == ';' ? ";\n" : ",\n", begin), text.size());
     std::string_view element = trim(text.substr(begin, end - begin));
     if (element.starts_with("and ")) element.remove_prefix(4);
     const size_t conjunction = element.rfind(" and ");  // "a, b and c"
@@ -148,10 +169,13 @@ bool same_element(const std::string& a, const std::string& b, double tolerance) 
   return x && y && same_quantity(*x, *y, tolerance);
 }
 
-bool same_set(const std::vector<std::string>& a, const std::vector<std::string>& b, double tolerance) {
+bool same_set(const std::vector<std::string>& a, const std::vector<std::string>& b,
+              double tolerance) {
   const auto covers = [&](const auto& left, const auto& right) {
     return std::all_of(right.begin(), right.end(), [&](const auto& wanted) {
-      return std::any_of(left.begin(), left.end(), [&](const auto& element) { return same_element(element, wanted, tolerance); });
+      return std::any_of(left.begin(), left.end(), [&](const auto& element) {
+        return same_element(element, wanted, tolerance);
+      });
     });
   };
   return covers(a, b) && covers(b, a);
@@ -213,7 +237,8 @@ std::unique_ptr<Reward> make_numeric_reward(const RewardConfig& config) {
 
 std::unique_ptr<Reward> make_exact_reward(const RewardConfig& config) {
   return make_sample_reward([config](const RewardInput& input) {
-    return data::answer_is_correct(answer_of(input), reference_text(input, config.field)) ? 1.0 : 0.0;
+    return data::answer_is_correct(answer_of(input), reference_text(input, config.field)) ? 1.0
+                                                                                          : 0.0;
   });
 }
 
@@ -221,7 +246,9 @@ std::unique_ptr<Reward> make_choice_reward(const RewardConfig& config) {
   return make_sample_reward([config](const RewardInput& input) {
     const std::string expected = reference_text(input, config.field);
     const char letter = letter_in(expected);
-    if (letter == '\0') throw Error(detail::concat("the sample's field '", config.field, "' names no letter of A..J: ", expected.substr(0, 80)));
+    if (letter == '\0')
+      throw Error(detail::concat("the sample's field '", config.field,
+                                 "' names no letter of A..J: ", expected.substr(0, 80)));
     return chosen_letter(answer_of(input)) == letter ? 1.0 : 0.0;
   });
 }
@@ -229,9 +256,12 @@ std::unique_ptr<Reward> make_choice_reward(const RewardConfig& config) {
 std::unique_ptr<Reward> make_set_reward(const RewardConfig& config) {
   return make_sample_reward([config](const RewardInput& input) {
     const nlohmann::json& value = sample_field(input, config.field);
-    const auto expected = list_elements(value.is_array() ? value.dump() : reference_text(input, config.field));
-    if (expected.empty()) throw Error(detail::concat("the sample's field '", config.field, "' lists nothing"));
-    return same_set(list_elements(given_list(answer_of(input))), expected, config.tolerance) ? 1.0 : 0.0;
+    const auto expected =
+        list_elements(value.is_array() ? value.dump() : reference_text(input, config.field));
+    if (expected.empty())
+      throw Error(detail::concat("the sample's field '", config.field, "' lists nothing"));
+    return same_set(list_elements(given_list(answer_of(input))), expected, config.tolerance) ? 1.0
+                                                                                             : 0.0;
   });
 }
 
@@ -253,12 +283,18 @@ std::unique_ptr<Reward> make_regex_reward(const RewardConfig& config) {
   };
   auto matcher = std::make_shared<Matcher>();
   constexpr auto kDialect = data::RegexDialect::kPcre2;
-  if (!config.pattern.empty()) matcher->fixed.emplace(config.pattern, "rl.rewards: regex", kDialect);
+  if (!config.pattern.empty())
+    matcher->fixed.emplace(config.pattern, "rl.rewards: regex", kDialect);
   return make_sample_reward([config, matcher](const RewardInput& input) {
     const std::string text = data::replace_invalid_utf8(answer_of(input));
-    const auto matches = [&](const Regex& regex) { return regex.find(text, 0, matcher->scratch).first != std::string::npos; };
+    const auto matches = [&](const Regex& regex) {
+      return regex.find(text, 0, matcher->scratch).first != std::string::npos;
+    };
     if (matcher->fixed) return matches(*matcher->fixed) ? 1.0 : 0.0;
-    return matches(Regex(reference_text(input, config.field), "the sample's field '" + config.field + "'", kDialect)) ? 1.0 : 0.0;
+    return matches(Regex(reference_text(input, config.field),
+                         "the sample's field '" + config.field + "'", kDialect))
+               ? 1.0
+               : 0.0;
   });
 }
 

@@ -15,12 +15,15 @@
 namespace tessera::rl {
 namespace {
 
-/// The environment without mpirun's variables: a program that uses MPI itself would take itself for the rank.
+/// The environment without mpirun's variables: a program that uses MPI itself would take itself for
+/// the rank.
 std::vector<char*> child_environment() {
   std::vector<char*> variables;
   for (char** variable = environ; *variable != nullptr; ++variable) {
     const std::string_view text = *variable;
-    if (text.starts_with("OMPI_") || text.starts_with("PMI_") || text.starts_with("PMIX_") || text.starts_with("PRTE_")) continue;
+    if (text.starts_with("OMPI_") || text.starts_with("PMI_") || text.starts_with("PMIX_") ||
+        text.starts_with("PRTE_"))
+      continue;
     variables.push_back(*variable);
   }
   variables.push_back(nullptr);
@@ -33,14 +36,17 @@ struct SpawnSettings {
   posix_spawnattr_t attributes;
 
   SpawnSettings() {
-    TESSERA_CHECK(posix_spawn_file_actions_init(&actions) == 0 && posix_spawnattr_init(&attributes) == 0, "out of memory");
+    TESSERA_CHECK(
+        posix_spawn_file_actions_init(&actions) == 0 && posix_spawnattr_init(&attributes) == 0,
+        "out of memory");
     sigset_t none, all;
     sigemptyset(&none);
     sigfillset(&all);
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &all);
     posix_spawnattr_setpgroup(&attributes, 0);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setflags(
+        &attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   }
   ~SpawnSettings() {
     posix_spawn_file_actions_destroy(&actions);
@@ -84,7 +90,8 @@ void set_nonblocking(const Descriptor& descriptor) {
 ChildProcess::ChildProcess(const std::vector<std::string>& command) {
   Pipe in = make_pipe(), out = make_pipe(), err = make_pipe();
   SpawnSettings settings;
-  // By way of high numbers: a pipe's end may itself be one of 0, 1, 2 where the parent has closed them.
+  // By way of high numbers: a pipe's end may itself be one of 0, 1, 2 where the parent has closed
+  // them.
   const int ends[3] = {in.read.get(), out.write.get(), err.write.get()};
   Descriptor copies[3];
   for (int stream = 0; stream < 3; ++stream) {
@@ -95,10 +102,12 @@ ChildProcess::ChildProcess(const std::vector<std::string>& command) {
   posix_spawn_file_actions_addclosefrom_np(&settings.actions, 3);
 
   std::vector<char*> arguments;
-  for (const std::string& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
+  for (const std::string& argument : command)
+    arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   auto variables = child_environment();
-  const int error = ::posix_spawnp(&pid_, arguments[0], &settings.actions, &settings.attributes, arguments.data(), variables.data());
+  const int error = ::posix_spawnp(&pid_, arguments[0], &settings.actions, &settings.attributes,
+                                   arguments.data(), variables.data());
   if (error != 0) {
     pid_ = -1;
     throw Error(detail::concat("cannot start '", command[0], "': ", std::strerror(error)));
@@ -113,8 +122,11 @@ ChildProcess::~ChildProcess() { end(); }
 
 bool ChildProcess::running() const {
   siginfo_t info{};
-  // WNOWAIT: the child stays a zombie, so that its number, and its group's, is not given to another process.
-  return pid_ > 0 && ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0;
+  // WNOWAIT: the child stays a zombie, so that its number, and its group's, is not given to another
+  // process.
+  return pid_ > 0 &&
+         ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+         info.si_pid == 0;
 }
 
 std::string ChildProcess::end() {

@@ -1,9 +1,10 @@
 // A child process with pipes to its standard streams, in a process group of its own.
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
 #include <string_view>
-#include <sys/types.h>
 #include <vector>
 
 namespace tessera::rl {
@@ -35,8 +36,9 @@ struct Pipe {
 [[nodiscard]] Pipe make_pipe();
 void set_nonblocking(const Descriptor& descriptor);
 
-/// Starts with posix_spawn, which does not copy this process: ranks have MPI's threads and memory. The child gets no other
-/// descriptor, default signals, and none of the variables by which mpirun tells a rank what it is.
+/// Starts with posix_spawn, which does not copy this process: ranks have MPI's threads and memory.
+/// The child gets no other descriptor, default signals, and none of the variables by which mpirun
+/// tells a rank what it is.
 class ChildProcess final {
  public:
   /// Looks the program up in PATH. Throws Error naming it and the reason.
@@ -52,7 +54,8 @@ class ChildProcess final {
   [[nodiscard]] pid_t pid() const { return pid_; }
 
   [[nodiscard]] bool running() const;
-  /// Kills the group and says how the child ended: "exited with status 3", "was killed by signal 11".
+  /// Kills the group and says how the child ended: "exited with status 3", "was killed by signal
+  /// 11".
   std::string end();
 
  private:

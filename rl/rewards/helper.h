@@ -1,5 +1,5 @@
-// The hidden commands: rewards that run foreign code start this executable anew with one of them. Whoever makes such
-// rewards calls run_helper first thing in main(), before threads and MPI.
+// The hidden commands: rewards that run foreign code start this executable anew with one of them.
+// Whoever makes such rewards calls run_helper first thing in main(), before threads and MPI.
 #pragma once
 
 #include <optional>
@@ -8,7 +8,8 @@
 
 namespace tessera::rl {
 
-/// Runs "reward-host LIBRARY" or "sandbox-run" and returns the exit status; nullopt when argv names neither.
+/// Runs "reward-host LIBRARY" or "sandbox-run" and returns the exit status; nullopt when argv names
+/// neither.
 [[nodiscard]] std::optional<int> run_helper(int argc, char** argv);
 
 /// What starts this executable with the given words.

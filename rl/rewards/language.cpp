@@ -12,18 +12,33 @@
 namespace tessera::rl {
 namespace {
 
-enum Script { kLatin, kHan, kKana, kHangul, kCyrillic, kArabic, kGreek, kHebrew, kThai, kDevanagari, kOtherScript, kNumScripts };
+enum Script {
+  kLatin,
+  kHan,
+  kKana,
+  kHangul,
+  kCyrillic,
+  kArabic,
+  kGreek,
+  kHebrew,
+  kThai,
+  kDevanagari,
+  kOtherScript,
+  kNumScripts
+};
 
 struct ScriptRange {
   uint32_t first, last;
   Script script;
 };
 constexpr ScriptRange kRanges[] = {
-    {0x41, 0x24F, kLatin},        {0x370, 0x3FF, kGreek},       {0x400, 0x52F, kCyrillic},   {0x590, 0x5FF, kHebrew},
-    {0x600, 0x6FF, kArabic},      {0x750, 0x77F, kArabic},      {0x900, 0x97F, kDevanagari}, {0xE00, 0xE7F, kThai},
-    {0x1100, 0x11FF, kHangul},    {0x1E00, 0x1EFF, kLatin},     {0x3040, 0x30FF, kKana},     {0x3130, 0x318F, kHangul},
-    {0x3400, 0x4DBF, kHan},       {0x4E00, 0x9FFF, kHan},       {0xAC00, 0xD7AF, kHangul},   {0xF900, 0xFAFF, kHan},
-    {0xFB50, 0xFDFF, kArabic},    {0xFE70, 0xFEFF, kArabic},    {0x20000, 0x323AF, kHan},
+    {0x41, 0x24F, kLatin},       {0x370, 0x3FF, kGreek},    {0x400, 0x52F, kCyrillic},
+    {0x590, 0x5FF, kHebrew},     {0x600, 0x6FF, kArabic},   {0x750, 0x77F, kArabic},
+    {0x900, 0x97F, kDevanagari}, {0xE00, 0xE7F, kThai},     {0x1100, 0x11FF, kHangul},
+    {0x1E00, 0x1EFF, kLatin},    {0x3040, 0x30FF, kKana},   {0x3130, 0x318F, kHangul},
+    {0x3400, 0x4DBF, kHan},      {0x4E00, 0x9FFF, kHan},    {0xAC00, 0xD7AF, kHangul},
+    {0xF900, 0xFAFF, kHan},      {0xFB50, 0xFDFF, kArabic}, {0xFE70, 0xFEFF, kArabic},
+    {0x20000, 0x323AF, kHan},
 };
 
 Script script_of(uint32_t code_point) {
@@ -37,8 +52,9 @@ struct ScriptLanguage {
   Script script;
 };
 constexpr ScriptLanguage kByScript[] = {
-    {"ar", kArabic}, {"bg", kCyrillic}, {"el", kGreek}, {"fa", kArabic}, {"he", kHebrew}, {"hi", kDevanagari},
-    {"ja", kKana},   {"ko", kHangul},   {"ru", kCyrillic}, {"th", kThai}, {"uk", kCyrillic}, {"zh", kHan},
+    {"ar", kArabic},   {"bg", kCyrillic},   {"el", kGreek},    {"fa", kArabic},
+    {"he", kHebrew},   {"hi", kDevanagari}, {"ja", kKana},     {"ko", kHangul},
+    {"ru", kCyrillic}, {"th", kThai},       {"uk", kCyrillic}, {"zh", kHan},
 };
 
 struct LatinLanguage {
@@ -47,17 +63,39 @@ struct LatinLanguage {
   const char* letters;  // that few others have
 };
 constexpr LatinLanguage kLatinLanguages[] = {
-    {"da", " og det er at jeg ikke som med til på af den har vi hvis så fordi hvor mange også derfor ", "æ ø"},
-    {"de", " der die das und ist nicht ein eine wir ich zu den mit auf für von sich auch also wenn dann es sind wie aber dass muss hier ", "ß"},
-    {"en", " the and is of to that we it so for this are be have with which let then but not as can if what need first now there ", ""},
-    {"es", " el la los las que es en un una por con para se del como pero entonces si más son no lo este esta hay ", "ñ ¿ ¡"},
+    {"da",
+     " og det er at jeg ikke som med til på af den har vi hvis så fordi hvor mange også derfor ",
+     "æ ø"},
+    {"de",
+     " der die das und ist nicht ein eine wir ich zu den mit auf für von sich auch also wenn dann "
+     "es sind wie aber dass muss hier ",
+     "ß"},
+    {"en",
+     " the and is of to that we it so for this are be have with which let then but not as can if "
+     "what need first now there ",
+     ""},
+    {"es",
+     " el la los las que es en un una por con para se del como pero entonces si más son no lo este "
+     "esta hay ",
+     "ñ ¿ ¡"},
     {"fi", " ja on ei se että niin mutta kun ovat tämä siis jos myös voi nyt joten ", ""},
-    {"fr", " le la les des est et que un une dans pour qui nous pas sur avec donc il ce se par du sont alors mais si plus au je ", "œ ç"},
-    {"it", " il la che di è un una per non con sono del della quindi se come più ma questo gli anche dobbiamo allora ", ""},
-    {"nl", " de het een en is van dat niet we te met op voor zijn dus als maar ook dan er wordt moeten nu ", ""},
+    {"fr",
+     " le la les des est et que un une dans pour qui nous pas sur avec donc il ce se par du sont "
+     "alors mais si plus au je ",
+     "œ ç"},
+    {"it",
+     " il la che di è un una per non con sono del della quindi se come più ma questo gli anche "
+     "dobbiamo allora ",
+     ""},
+    {"nl",
+     " de het een en is van dat niet we te met op voor zijn dus als maar ook dan er wordt moeten "
+     "nu ",
+     ""},
     {"pl", " nie na się że jest to do jak więc ale dla czy tak jeśli są co mamy ", "ł ż ś ę ą"},
-    {"pt", " os as que é e em um uma para com não se por mas então como são mais isso temos ", "ã õ"},
-    {"sv", " och det är att jag inte som med till på av den har vi om så eftersom hur också därför ", ""},
+    {"pt", " os as que é e em um uma para com não se por mas então como são mais isso temos ",
+     "ã õ"},
+    {"sv",
+     " och det är att jag inte som med till på av den har vi om så eftersom hur också därför ", ""},
     {"tr", " ve bir bu için ile olarak ne da de çok olan ama eğer gibi daha değil sonra ", "ğ ı ş"},
 };
 
@@ -91,7 +129,8 @@ std::string prose(std::string_view text) {
         } else if (c == '`' || (c == '$' && content.find('$', i + 1) != std::string_view::npos)) {
           closing = c;
         } else if (c == '\\') {
-          while (i + 1 < content.size() && std::isalpha(static_cast<unsigned char>(content[i + 1]))) ++i;
+          while (i + 1 < content.size() && std::isalpha(static_cast<unsigned char>(content[i + 1])))
+            ++i;
         } else {
           out += c;
         }
@@ -103,7 +142,9 @@ std::string prose(std::string_view text) {
   return out;
 }
 
-bool ends_sentence(uint32_t c) { return c == '.' || c == '!' || c == '?' || c == '\n' || c == ';' || c == 0x3002; }
+bool ends_sentence(uint32_t c) {
+  return c == '.' || c == '!' || c == '?' || c == '\n' || c == ';' || c == 0x3002;
+}
 
 /// Sentences as words.
 std::vector<std::vector<Word>> sentences(std::string_view raw) {
@@ -153,7 +194,8 @@ std::set<std::string> latin_languages(const std::vector<Word>& sentence) {
   for (const LatinLanguage& language : kLatinLanguages) {
     int hits = 0;
     for (const Word& word : sentence)
-      if (word.script == kLatin) hits += has_word(language.words, word.text) || has_letter(language.letters, word.text);
+      if (word.script == kLatin)
+        hits += has_word(language.words, word.text) || has_letter(language.letters, word.text);
     if (hits > most) best.clear();
     most = std::max(most, hits);
     if (hits == most && hits > 0) best.insert(language.code);
@@ -184,7 +226,8 @@ double language_share(std::string_view text, const std::string& language) {
     for (const Word& word : sentence) ++words[word.script];
     const bool japanese = words[kKana] > 0;  // whose sentences hold Han characters too
     double foreign = 0;
-    for (int script = kHan; script < kNumScripts; ++script) foreign += words[static_cast<size_t>(script)];
+    for (int script = kHan; script < kNumScripts; ++script)
+      foreign += words[static_cast<size_t>(script)];
     const auto tongues = latin_languages(sentence);
     // Single letters and unknown names among another script say nothing.
     if (!tongues.empty()) told += words[kLatin];

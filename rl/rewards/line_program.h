@@ -1,5 +1,6 @@
-// A program that answers JSON lines: one object with an "id" a line in, one with the same "id" a line out, in any order.
-// It is kept running between batches, and killed and started anew when it dies, hangs or writes what is no answer.
+// A program that answers JSON lines: one object with an "id" a line in, one with the same "id" a
+// line out, in any order. It is kept running between batches, and killed and started anew when it
+// dies, hangs or writes what is no answer.
 #pragma once
 
 #include <memory>
@@ -19,14 +20,17 @@ class LineProgram final {
     std::string error;     // why there is none
   };
 
-  /// `title` opens messages: "rl.rewards: program". Throws ConfigError when the program cannot be started.
+  /// `title` opens messages: "rl.rewards: program". Throws ConfigError when the program cannot be
+  /// started.
   LineProgram(std::vector<std::string> command, std::string title);
 
-  /// Writes each request with an id of its own and waits for all answers, `deadline_seconds` at most. What is not answered
-  /// has an error. Requests that a dying program left behind go to its successor, the one it probably died of last.
-  /// Throws ConfigError, with the end of what the program wrote to standard error, when three programs in a row have died
-  /// or been killed without a single answer.
-  [[nodiscard]] std::vector<Answer> exchange(std::vector<nlohmann::json> requests, double deadline_seconds);
+  /// Writes each request with an id of its own and waits for all answers, `deadline_seconds` at
+  /// most. What is not answered has an error. Requests that a dying program left behind go to its
+  /// successor, the one it probably died of last. Throws ConfigError, with the end of what the
+  /// program wrote to standard error, when three programs in a row have died or been killed without
+  /// a single answer.
+  [[nodiscard]] std::vector<Answer> exchange(std::vector<nlohmann::json> requests,
+                                             double deadline_seconds);
 
  private:
   struct Batch;
@@ -48,10 +52,12 @@ class LineProgram final {
   std::string last_words_;  // the end of standard error
   std::string babble_;      // the line that was no answer
   int64_t next_id_ = 0;
-  int silent_starts_ = 0;  // in a row, of programs that have not answered anything
+  bool answered_ = false;  // the running program, something
+  int silent_starts_ = 0;  // in a row, of programs that got requests and answered nothing
 };
 
-/// Results from answers: "reward", or the program's own "error". Values that are no finite number fail.
+/// Results from answers: "reward", or the program's own "error". Values that are no finite number
+/// fail.
 [[nodiscard]] std::vector<RewardResult> to_results(const std::vector<LineProgram::Answer>& answers);
 
 /// A sample's request: prompt, completion, sample, tokens, stopped, thinking_open.

@@ -17,7 +17,10 @@ constexpr char kThin = '\x01';  // as plain_math writes thin blanks
 constexpr int kMaxDepth = 32;
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) || c == '_' || static_cast<unsigned char>(c) >= 0x80; }
+bool is_letter(char c) {
+  return std::isalpha(static_cast<unsigned char>(c)) || c == '_' ||
+         static_cast<unsigned char>(c) >= 0x80;
+}
 
 /// What a part of an expression is worth, and whether it is more than plain numbers.
 struct Term {
@@ -27,10 +30,12 @@ struct Term {
   bool integer = false;
 };
 
-/// Reads plain_math's text from a position on. Nothing throws: a part that is not there is nullopt, the position stays.
+/// Reads plain_math's text from a position on. Nothing throws: a part that is not there is nullopt,
+/// the position stays.
 class Reader {
  public:
-  Reader(std::string_view text, size_t at, bool running_text) : text_(text), at_(at), running_text_(running_text) {}
+  Reader(std::string_view text, size_t at, bool running_text)
+      : text_(text), at_(at), running_text_(running_text) {}
 
   [[nodiscard]] size_t position() const { return at_; }
 
@@ -52,7 +57,8 @@ class Reader {
         at_ = before;
         break;
       }
-      total = Term{.value = sign == '+' ? total->value + next->value : total->value - next->value, .irrational = true};
+      total = Term{.value = sign == '+' ? total->value + next->value : total->value - next->value,
+                   .irrational = true};
     }
     --depth_;
     return total;
@@ -77,12 +83,18 @@ class Reader {
   }
 
   void blanks() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == kThin)) ++at_;
+    while (at_ < text_.size() &&
+           (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == kThin))
+      ++at_;
   }
 
  private:
-  [[nodiscard]] char peek(size_t ahead = 0) const { return at_ + ahead < text_.size() ? text_[at_ + ahead] : '\0'; }
-  [[nodiscard]] bool sees(std::string_view word) const { return text_.substr(at_).starts_with(word); }
+  [[nodiscard]] char peek(size_t ahead = 0) const {
+    return at_ + ahead < text_.size() ? text_[at_ + ahead] : '\0';
+  }
+  [[nodiscard]] bool sees(std::string_view word) const {
+    return text_.substr(at_).starts_with(word);
+  }
   bool take(std::string_view word) {
     if (!sees(word)) return false;
     at_ += word.size();
@@ -98,7 +110,8 @@ class Reader {
       blanks();
       const auto divisor = factor();
       if (divisor && divisor->value != 0) {
-        product = {.value = product.value / divisor->value, .irrational = product.irrational || divisor->irrational};
+        product = {.value = product.value / divisor->value,
+                   .irrational = product.irrational || divisor->irrational};
         return true;
       }
     } else if (take("×") || (apart && (take("x ") || take("* "))) || take("*")) {
@@ -107,7 +120,8 @@ class Reader {
       const bool ten = sees("10^");
       const auto next = factor();
       if (next && (ten || next->irrational || product.irrational)) {
-        product = {.value = product.value * next->value, .irrational = product.irrational || next->irrational};
+        product = {.value = product.value * next->value,
+                   .irrational = product.irrational || next->irrational};
         return true;
       }
     } else if (sees("\\sqrt") || sees("π")) {
@@ -116,12 +130,14 @@ class Reader {
         return true;
       }
     } else if (product.integer && sees("\\frac")) {
-      if (const auto next = factor(); next && !next->irrational) return add_fraction(product, next->value);
+      if (const auto next = factor(); next && !next->irrational)
+        return add_fraction(product, next->value);
     } else if (product.integer && apart && is_digit(peek())) {
       const auto above = literal();
       if (above && above->integer && take("/")) {
         const auto below = literal();
-        if (below && below->integer && below->value > above->value) return add_fraction(product, above->value / below->value);
+        if (below && below->integer && below->value > above->value)
+          return add_fraction(product, above->value / below->value);
       }
     }
     at_ = before;
@@ -152,7 +168,8 @@ class Reader {
     if (take("\\frac")) {
       const auto above = argument(), below = above ? argument() : std::nullopt;
       if (below && below->value != 0)
-        return Term{.value = above->value / below->value, .irrational = above->irrational || below->irrational};
+        return Term{.value = above->value / below->value,
+                    .irrational = above->irrational || below->irrational};
     } else if (take("\\sqrt")) {
       double degree = 2;
       if (take("[")) {
@@ -167,7 +184,8 @@ class Reader {
     } else if (take("(")) {
       const auto inside = sum();
       blanks();
-      if (inside && take(")")) return Term{.value = inside->value, .irrational = inside->irrational};
+      if (inside && take(")"))
+        return Term{.value = inside->value, .irrational = inside->irrational};
     } else {
       return literal();
     }
@@ -175,7 +193,8 @@ class Reader {
     return std::nullopt;
   }
 
-  /// What a LaTeX command or a power applies to: {...}, (...), or one digit; of a power also a number.
+  /// What a LaTeX command or a power applies to: {...}, (...), or one digit; of a power also a
+  /// number.
   std::optional<Term> argument() {
     const size_t start = at_;
     blanks();
@@ -183,14 +202,16 @@ class Reader {
       const auto inside = sum();
       blanks();
       if (inside && take("}")) return inside;
-    } else if (text_.substr(0, at_).ends_with('^') && (is_digit(peek()) || (peek() == '-' && is_digit(peek(1))))) {
+    } else if (text_.substr(0, at_).ends_with('^') &&
+               (is_digit(peek()) || (peek() == '-' && is_digit(peek(1))))) {
       const bool negative = take("-");
       if (auto number = literal()) {
         if (negative) number->value = -number->value;
         return number;
       }
     } else if (is_digit(peek())) {
-      return Term{.value = static_cast<double>(text_[at_++] - '0'), .literal = true, .integer = true};
+      return Term{
+          .value = static_cast<double>(text_[at_++] - '0'), .literal = true, .integer = true};
     } else if (peek() == '(' || sees("π") || sees("\\sqrt")) {
       return atom();
     }
@@ -202,7 +223,9 @@ class Reader {
   [[nodiscard]] size_t end_of_groups(size_t at, char separator) const {
     size_t end = at;
     const auto digit = [&](size_t i) { return i < text_.size() && is_digit(text_[i]); };
-    while (end < text_.size() && text_[end] == separator && digit(end + 1) && digit(end + 2) && digit(end + 3) && !digit(end + 4)) end += 4;
+    while (end < text_.size() && text_[end] == separator && digit(end + 1) && digit(end + 2) &&
+           digit(end + 3) && !digit(end + 4))
+      end += 4;
     return end;
   }
 
@@ -214,7 +237,8 @@ class Reader {
   int depth_ = 0;
 };
 
-/// Where the thousands separators of the number at [from, digits_end) end, and which they are; `digits_end` without any.
+/// Where the thousands separators of the number at [from, digits_end) end, and which they are;
+/// `digits_end` without any.
 struct Groups {
   size_t end;
   char separator;
@@ -232,7 +256,8 @@ std::optional<Term> Reader::literal() {
       const size_t groups_end = end_of_groups(end, separator);
       if (groups_end == end) continue;
       // One point before three digits is a decimal point, unless a decimal comma follows.
-      const bool comma_follows = groups_end + 1 < text_.size() && text_[groups_end] == ',' && is_digit(text_[groups_end + 1]);
+      const bool comma_follows = groups_end + 1 < text_.size() && text_[groups_end] == ',' &&
+                                 is_digit(text_[groups_end + 1]);
       if (separator == '.' && groups_end - end == 4 && !comma_follows) continue;
       groups = {groups_end, separator};
       break;
@@ -244,7 +269,8 @@ std::optional<Term> Reader::literal() {
   bool integer = true;
   // A decimal comma is one that cannot be a thousands separator or the end of a clause.
   const auto fraction_at = [&](char mark) {
-    return end + 1 < text_.size() && text_[end] == mark && is_digit(text_[end + 1]) && groups.separator != mark;
+    return end + 1 < text_.size() && text_[end] == mark && is_digit(text_[end + 1]) &&
+           groups.separator != mark;
   };
   if (fraction_at('.') || fraction_at(',')) {
     const char mark = text_[end];
@@ -269,7 +295,8 @@ std::optional<Term> Reader::literal() {
     while (stop < text_.size() && is_digit(text_[stop])) ++stop;
     if (stop > first) {
       digits += 'e';
-      digits.append(text_.substr(text_[end + 1] == '+' ? end + 2 : end + 1, stop - (text_[end + 1] == '+' ? end + 2 : end + 1)));
+      digits.append(text_.substr(text_[end + 1] == '+' ? end + 2 : end + 1,
+                                 stop - (text_[end + 1] == '+' ? end + 2 : end + 1)));
       end = stop;
       integer = false;
     }
@@ -305,7 +332,8 @@ std::string unit_at(std::string_view text, size_t at) {
   int words = 0;
   for (size_t end = 1; end <= rest.size() && words < 4; ++end) {
     const char next = end < rest.size() ? rest[end] : ' ';
-    const bool inside = is_letter(next) || is_digit(next) || next == '^' || next == '/' || next == '{' || next == '}' || next == '-';
+    const bool inside = is_letter(next) || is_digit(next) || next == '^' || next == '/' ||
+                        next == '{' || next == '}' || next == '-';
     const bool sign = rest[end - 1] == '%' || rest[end - 1] == '$';
     if (inside && !sign) continue;
     words += next == ' ';
@@ -319,7 +347,8 @@ std::string unit_at(std::string_view text, size_t at) {
 std::string_view right_hand_side(std::string_view text) {
   size_t best = 0;
   for (const std::string_view sign : {"=", "≈"})
-    if (const size_t at = text.rfind(sign); at != std::string_view::npos) best = std::max(best, at + sign.size());
+    if (const size_t at = text.rfind(sign); at != std::string_view::npos)
+      best = std::max(best, at + sign.size());
   return text.substr(best);
 }
 
@@ -337,7 +366,8 @@ std::optional<Quantity> whole_quantity(std::string_view text) {
   const auto value = reader.sum();
   if (!value || !std::isfinite(value->value)) return std::nullopt;
   std::string_view rest = trim(text.substr(reader.position()));
-  while (!rest.empty() && (rest.back() == '.' || rest.back() == kThin || rest.back() == ',')) rest = trim(rest.substr(0, rest.size() - 1));
+  while (!rest.empty() && (rest.back() == '.' || rest.back() == kThin || rest.back() == ','))
+    rest = trim(rest.substr(0, rest.size() - 1));
   while (!rest.empty() && rest.front() == kThin) rest = trim(rest.substr(1));
   Quantity quantity{!unit.empty() && negative ? -value->value : value->value, unit};
   if (rest.empty()) return quantity;
@@ -346,7 +376,8 @@ std::optional<Quantity> whole_quantity(std::string_view text) {
     return quantity;
   }
   // An unknown unit ("apples", "red balls") is words, not further mathematics.
-  const bool words = std::all_of(rest.begin(), rest.end(), [](char c) { return is_letter(c) || c == ' ' || c == '-'; });
+  const bool words = std::all_of(rest.begin(), rest.end(),
+                                 [](char c) { return is_letter(c) || c == ' ' || c == '-'; });
   if (!words || std::count(rest.begin(), rest.end(), ' ') > 1) return std::nullopt;
   if (quantity.unit.empty()) quantity.unit = rest;
   return quantity;
@@ -356,19 +387,23 @@ std::optional<Quantity> whole_quantity(std::string_view text) {
 std::vector<Quantity> all_quantities(std::string_view text) {
   std::vector<Quantity> found;
   for (size_t at = 0; at < text.size();) {
-    const bool begins = is_digit(text[at]) || (text[at] == '.' && at + 1 < text.size() && is_digit(text[at + 1])) ||
-                        text.substr(at).starts_with("\\frac") || text.substr(at).starts_with("\\sqrt");
+    const bool begins =
+        is_digit(text[at]) || (text[at] == '.' && at + 1 < text.size() && is_digit(text[at + 1])) ||
+        text.substr(at).starts_with("\\frac") || text.substr(at).starts_with("\\sqrt");
     if (!begins) {
       ++at;
       continue;
     }
     const auto skip_word = [&] {
-      while (at < text.size() && (is_letter(text[at]) || is_digit(text[at]) || text[at] == '.')) ++at;
+      while (at < text.size() && (is_letter(text[at]) || is_digit(text[at]) || text[at] == '.'))
+        ++at;
     };
     // Digits of a name: x2, CAR-A1.
-    if (at > 0 && is_letter(text[at - 1])) {
+    if (at > 0 && text[at] != '\\' && is_letter(text[at - 1])) {
       size_t behind_currency = at - 1;
-      while (behind_currency > 0 && (static_cast<unsigned char>(text[behind_currency]) & 0xC0) == 0x80) --behind_currency;
+      while (behind_currency > 0 &&
+             (static_cast<unsigned char>(text[behind_currency]) & 0xC0) == 0x80)
+        --behind_currency;
       if (take_currency(text, behind_currency).empty()) {
         skip_word();
         continue;
@@ -383,7 +418,8 @@ std::vector<Quantity> all_quantities(std::string_view text) {
       }
       // A root or fraction without a value: what it holds is no number of its own.
       while (at < text.size() && text[at] != '{' && text[at] != ' ') ++at;
-      while (at < text.size() && text[at] == '{') at = std::min(closing_brace(text, at), text.size() - 1) + 1;
+      while (at < text.size() && text[at] == '{')
+        at = std::min(closing_brace(text, at), text.size() - 1) + 1;
       continue;
     }
     Quantity quantity{value->value, unit_at(text, reader.position())};
@@ -397,7 +433,9 @@ std::vector<Quantity> all_quantities(std::string_view text) {
     }
     const bool was_currency = before < at && !quantity.unit.empty();
     const size_t sign = was_currency ? before : at;
-    const bool minus = sign > 0 && text[sign - 1] == '-' && (sign == 1 || !(is_letter(text[sign - 2]) || is_digit(text[sign - 2]) || text[sign - 2] == ')'));
+    const bool minus = sign > 0 && text[sign - 1] == '-' &&
+                       (sign == 1 || !(is_letter(text[sign - 2]) || is_digit(text[sign - 2]) ||
+                                       text[sign - 2] == ')'));
     if (minus) quantity.value = -quantity.value;
     at = reader.position();
     // "2A" is a name, "2 km" and "2km" are not.
@@ -438,16 +476,21 @@ std::optional<Quantity> last_quantity(std::string_view raw) {
 
 bool same_quantity(const Quantity& given, const Quantity& expected, double tolerance) {
   const auto given_unit = find_unit(given.unit), expected_unit = find_unit(expected.unit);
-  const auto percent = [](const std::optional<Unit>& unit) { return unit && unit->dimension == "percent"; };
+  const auto percent = [](const std::optional<Unit>& unit) {
+    return unit && unit->dimension == "percent";
+  };
   if (given.unit.empty() || expected.unit.empty()) {
     if (close(given.value, expected.value, tolerance)) return true;
-    if (percent(given_unit) && expected.unit.empty()) return close(given.value / 100, expected.value, tolerance);
-    if (percent(expected_unit) && given.unit.empty()) return close(given.value, expected.value / 100, tolerance);
+    if (percent(given_unit) && expected.unit.empty())
+      return close(given.value / 100, expected.value, tolerance);
+    if (percent(expected_unit) && given.unit.empty())
+      return close(given.value, expected.value / 100, tolerance);
     return false;
   }
   if (given_unit && expected_unit) {
     return given_unit->dimension == expected_unit->dimension &&
-           close(given.value * given_unit->factor, expected.value * expected_unit->factor, std::max(tolerance, 1e-12));
+           close(given.value * given_unit->factor, expected.value * expected_unit->factor,
+                 std::max(tolerance, 1e-12));
   }
   return stem(given.unit) == stem(expected.unit) && close(given.value, expected.value, tolerance);
 }

@@ -16,19 +16,21 @@ struct Spelling {
 
 /// Behind a backslash, longest first where one begins another.
 constexpr Spelling kCommands[] = {
-    {"dfrac", "\\frac"}, {"tfrac", "\\frac"}, {"cfrac", "\\frac"}, {"frac", "\\frac"}, {"sqrt", "\\sqrt"},
-    {"pi", "π"},         {"times", "×"},      {"cdot", "×"},       {"circ", "°"},      {"degree", "°"},
-    {"approx", "≈"},     {"simeq", "≈"},      {"left", ""},        {"right", ""},      {"displaystyle", ""},
-    {"quad", " "},       {"qquad", " "},      {"text", " "},       {"textbf", " "},    {"textrm", " "},
-    {"textit", " "},     {"mathrm", " "},     {"mathbf", " "},     {"mbox", " "},      {"operatorname", " "},
-    {"boxed", " "},      {"fbox", " "},       {"mathit", " "},     {"euro", "€"},      {"pounds", "£"},
+    {"dfrac", "\\frac"},   {"tfrac", "\\frac"}, {"cfrac", "\\frac"},  {"frac", "\\frac"},
+    {"sqrt", "\\sqrt"},    {"pi", "π"},         {"times", "×"},       {"cdot", "×"},
+    {"circ", "°"},         {"degree", "°"},     {"approx", "≈"},      {"simeq", "≈"},
+    {"left", ""},          {"right", ""},       {"displaystyle", ""}, {"quad", " "},
+    {"qquad", " "},        {"text", " "},       {"textbf", " "},      {"textrm", " "},
+    {"textit", " "},       {"mathrm", " "},     {"mathbf", " "},      {"mbox", " "},
+    {"operatorname", " "}, {"boxed", " "},      {"fbox", " "},        {"mathit", " "},
+    {"euro", "€"},         {"pounds", "£"},
 };
 
 constexpr Spelling kCharacters[] = {
-    {"−", "-"}, {"–", "-"}, {"﹣", "-"}, {"⁄", "/"}, {"∕", "/"},
-    {"·", "×"}, {"⋅", "×"}, {"’", "'"}, {"\u00a0", "\x01"}, {"\u2009", "\x01"},
-    {"\u202f", "\x01"}, {"**", ""}, {"`", ""}, {"√", "\\sqrt"}, {"{,}", ","},
-    {"½", " 1/2"}, {"¼", " 1/4"}, {"¾", " 3/4"}, {"⅓", " 1/3"}, {"⅔", " 2/3"},
+    {"−", "-"},         {"–", "-"},    {"﹣", "-"},   {"⁄", "/"},         {"∕", "/"},
+    {"·", "×"},         {"⋅", "×"},    {"’", "'"},    {"\u00a0", "\x01"}, {"\u2009", "\x01"},
+    {"\u202f", "\x01"}, {"**", ""},    {"`", ""},     {"√", "\\sqrt"},    {"{,}", ","},
+    {"½", " 1/2"},      {"¼", " 1/4"}, {"¾", " 3/4"}, {"⅓", " 1/3"},      {"⅔", " 2/3"},
 };
 
 constexpr std::string_view kSuperscripts[] = {"⁰", "¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸", "⁹"};
@@ -117,13 +119,20 @@ std::string plain_math(std::string_view raw) {
       ++i;
       continue;
     }
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (byte < 0x80 && byte != '*' && byte != '`' &&
+        byte != '{') {  // nothing below begins otherwise
+      out += text[i++];
+      continue;
+    }
     if (const std::string digits = take_superscripts(text, i); !digits.empty()) {
       out += "^{" + digits + "}";
       continue;
     }
     const std::string_view rest = std::string_view(text).substr(i);
-    const auto* spelling = std::find_if(std::begin(kCharacters), std::end(kCharacters),
-                                        [&](const Spelling& s) { return rest.starts_with(s.from); });
+    const auto* spelling =
+        std::find_if(std::begin(kCharacters), std::end(kCharacters),
+                     [&](const Spelling& s) { return rest.starts_with(s.from); });
     if (spelling != std::end(kCharacters)) {
       out += spelling->to;
       i += spelling->from.size();

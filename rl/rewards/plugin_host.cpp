@@ -16,12 +16,14 @@ namespace {
 template <typename Function>
 Function* symbol(void* library, const std::string& path, const char* name) {
   auto* found = reinterpret_cast<Function*>(::dlsym(library, name));
-  if (found == nullptr) throw Error(detail::concat(path, " exports no function ", name, "; see rl/rewards/plugin.h"));
+  if (found == nullptr)
+    throw Error(detail::concat(path, " exports no function ", name, "; see rl/rewards/plugin.h"));
   return found;
 }
 
 nlohmann::json answer(const nlohmann::json& request, decltype(tessera_reward)* reward) {
-  const auto prompt = request.at("prompt").get<std::string>(), completion = request.at("completion").get<std::string>();
+  const auto prompt = request.at("prompt").get<std::string>(),
+             completion = request.at("completion").get<std::string>();
   const std::string sample = request.at("sample").dump();
   const TesseraRewardInput input{.size = sizeof(TesseraRewardInput),
                                  .prompt = prompt.c_str(),
@@ -38,7 +40,9 @@ nlohmann::json answer(const nlohmann::json& request, decltype(tessera_reward)* r
   const int status = reward(&input, &value, error, sizeof error);
   error[sizeof error - 1] = '\0';
   if (status == 0) return {{"id", request.at("id")}, {"reward", value}};
-  return {{"id", request.at("id")}, {"error", error[0] == '\0' ? detail::concat("the plug-in returned ", status) : std::string(error)}};
+  return {{"id", request.at("id")},
+          {"error", error[0] == '\0' ? detail::concat("the plug-in returned ", status)
+                                     : std::string(error)}};
 }
 
 }  // namespace
@@ -51,12 +55,14 @@ int run_plugin_host(const std::string& path) {
   if (library == nullptr) throw Error(detail::concat("cannot load the plug-in: ", ::dlerror()));
   const uint32_t abi = symbol<decltype(tessera_reward_abi)>(library, path, "tessera_reward_abi")();
   if (abi != TESSERA_REWARD_ABI)
-    throw Error(detail::concat(path, " was made for reward interface ", abi, ", this is ", TESSERA_REWARD_ABI, "; compile it anew"));
+    throw Error(detail::concat(path, " was made for reward interface ", abi, ", this is ",
+                               TESSERA_REWARD_ABI, "; compile it anew"));
   auto* reward = symbol<decltype(tessera_reward)>(library, path, "tessera_reward");
 
   for (std::string line; std::getline(std::cin, line);) {
-    const std::string text =
-        answer(nlohmann::json::parse(line), reward).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    const std::string text = answer(nlohmann::json::parse(line), reward)
+                                 .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
+                             "\n";
     for (size_t written = 0; written < text.size();) {
       const ssize_t count = ::write(answers, text.data() + written, text.size() - written);
       if (count < 0) return 1;  // nobody listens any more

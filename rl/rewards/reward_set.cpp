@@ -23,7 +23,8 @@ std::vector<RewardResult> score_contained(Reward& reward, const std::vector<Rewa
     return all_failed(inputs.size(), "threw something that is no std::exception");
   }
   if (results.size() != inputs.size())
-    return all_failed(inputs.size(), detail::concat("gave ", results.size(), " values for ", inputs.size(), " samples"));
+    return all_failed(inputs.size(), detail::concat("gave ", results.size(), " values for ",
+                                                    inputs.size(), " samples"));
   for (RewardResult& result : results) {
     if (!result.failed && !std::isfinite(result.value))
       result = {.value = 0, .failed = true, .error = "gave a value that is not finite"};
@@ -40,9 +41,11 @@ std::vector<std::unique_ptr<Reward>> make_rewards(const std::vector<RewardConfig
 
 }  // namespace
 
-RewardSet::RewardSet(std::vector<RewardConfig> configs) : RewardSet(configs, make_rewards(configs)) {}
+RewardSet::RewardSet(std::vector<RewardConfig> configs)
+    : RewardSet(configs, make_rewards(configs)) {}
 
-RewardSet::RewardSet(std::vector<RewardConfig> configs, std::vector<std::unique_ptr<Reward>> rewards)
+RewardSet::RewardSet(std::vector<RewardConfig> configs,
+                     std::vector<std::unique_ptr<Reward>> rewards)
     : configs_(std::move(configs)), rewards_(std::move(rewards)), failures_(configs_.size()) {
   TESSERA_CHECK(configs_.size() == rewards_.size(), "one reward a config");
   for (const RewardConfig& config : configs_) names_.push_back(config.name);

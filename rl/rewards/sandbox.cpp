@@ -28,27 +28,38 @@ void drain(Descriptor& from, std::string& into) {
 }
 
 /// Moves input and output until the init is gone. What ended it, if it was the caller.
-SandboxOutcome::End attend(const SandboxJob& job, SandboxPipes& pipes, SandboxOutcome& outcome, std::string& status) {
-  const auto deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(job.limits.deadline_seconds));
+SandboxOutcome::End attend(const SandboxJob& job, SandboxPipes& pipes, SandboxOutcome& outcome,
+                           std::string& status) {
+  const auto deadline =
+      Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                         std::chrono::duration<double>(job.limits.deadline_seconds));
   size_t sent = 0;
   if (job.input.empty()) pipes.input.write.close();
-  while (pipes.status.read.open() || pipes.output.read.open() || pipes.errors.read.open() || pipes.refusal.read.open()) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+  while (pipes.status.read.open() || pipes.output.read.open() || pipes.errors.read.open() ||
+         pipes.refusal.read.open()) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     if (left <= 0) return SandboxOutcome::End::kDeadline;
-    if (outcome.output.size() > job.max_output_bytes || outcome.errors.size() > job.max_output_bytes)
+    if (outcome.output.size() > job.max_output_bytes ||
+        outcome.errors.size() > job.max_output_bytes)
       return SandboxOutcome::End::kTooMuchOutput;
-    pollfd ends[] = {{pipes.status.read.get(), POLLIN, 0}, {pipes.output.read.get(), POLLIN, 0}, {pipes.errors.read.get(), POLLIN, 0},
-                     {pipes.refusal.read.get(), POLLIN, 0}, {pipes.input.write.get(), POLLOUT, 0}};
+    pollfd ends[] = {{pipes.status.read.get(), POLLIN, 0},
+                     {pipes.output.read.get(), POLLIN, 0},
+                     {pipes.errors.read.get(), POLLIN, 0},
+                     {pipes.refusal.read.get(), POLLIN, 0},
+                     {pipes.input.write.get(), POLLOUT, 0}};
     if (::poll(ends, 5, static_cast<int>(std::min<int64_t>(left, 60'000))) < 0) continue;
     if (ends[0].revents != 0) drain(pipes.status.read, status);
     if (ends[1].revents != 0) drain(pipes.output.read, outcome.output);
     if (ends[2].revents != 0) drain(pipes.errors.read, outcome.errors);
     if (ends[3].revents != 0) drain(pipes.refusal.read, outcome.reason);
     if (ends[4].revents != 0) {
-      const ssize_t count = ::write(pipes.input.write.get(), job.input.data() + sent, job.input.size() - sent);
+      const ssize_t count =
+          ::write(pipes.input.write.get(), job.input.data() + sent, job.input.size() - sent);
       if (count > 0) sent += static_cast<size_t>(count);
       // A program need not read all of its input.
-      if (sent == job.input.size() || (count < 0 && errno != EAGAIN && errno != EINTR)) pipes.input.write.close();
+      if (sent == job.input.size() || (count < 0 && errno != EAGAIN && errno != EINTR))
+        pipes.input.write.close();
     }
   }
   return SandboxOutcome::End::kExited;
@@ -88,7 +99,9 @@ SandboxOutcome run_in_sandbox(const SandboxJob& job) {
     const bool known = status.size() == sizeof wait_status;
     if (known) std::memcpy(&wait_status, status.data(), sizeof wait_status);
     if (!known || WIFSIGNALED(wait_status)) outcome.end = SandboxOutcome::End::kKilled;
-    outcome.status = !known ? SIGKILL : WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
+    outcome.status = !known                     ? SIGKILL
+                     : WIFSIGNALED(wait_status) ? WTERMSIG(wait_status)
+                                                : WEXITSTATUS(wait_status);
   }
   return outcome;
 }

@@ -29,19 +29,22 @@ constexpr uid_t kNobody = 65534;
 
 void write_file(const char* path, const std::string& text) {
   const int fd = ::open(path, O_WRONLY | O_CLOEXEC);
-  const bool good = fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  const bool good =
+      fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
   const int error = errno;
   if (fd >= 0) ::close(fd);
   errno = error;
   require_call(good, detail::concat("writing ", path));
 }
 
-/// Root becomes somebody without rights first, so that it is confined as any user is: the kernel does not limit the number
-/// of root's processes, and files of root's would be the sandbox's.
+/// Root becomes somebody without rights first, so that it is confined as any user is: the kernel
+/// does not limit the number of root's processes, and files of root's would be the sandbox's.
 void leave_root() {
   if (::geteuid() != 0) return;
   for (const uid_t id : {kHostId, kNobody}) {  // containers may know the lower ids only
-    if (::setgroups(0, nullptr) != 0 || ::setresgid(id, id, id) != 0 || ::setresuid(id, id, id) != 0) continue;
+    if (::setgroups(0, nullptr) != 0 || ::setresgid(id, id, id) != 0 ||
+        ::setresuid(id, id, id) != 0)
+      continue;
     require_call(::prctl(PR_SET_DUMPABLE, 1) == 0, "becoming dumpable");  // or /proc/self is root's
     return;
   }
@@ -61,13 +64,15 @@ void enter_namespaces() {
   write_file("/proc/self/gid_map", detail::concat(kInsideId, " ", group, " 1"));
   require_call(::unshare(CLONE_NEWNS) == 0, "a mount namespace");
   require_call(::unshare(CLONE_NEWNET) == 0, "a network namespace");
-  require_call(::unshare(CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS) == 0, "namespaces of processes, IPC and host name");
+  require_call(::unshare(CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS) == 0,
+               "namespaces of processes, IPC and host name");
   require_call(::sethostname("sandbox", 7) == 0, "the host name");
 }
 
 void limit(__rlimit_resource resource, uint64_t value) {
   const rlimit both{value, value};
-  require_call(::setrlimit(resource, &both) == 0, detail::concat("resource limit ", static_cast<int>(resource)));
+  require_call(::setrlimit(resource, &both) == 0,
+               detail::concat("resource limit ", static_cast<int>(resource)));
 }
 
 void set_limits(const SandboxLimits& limits) {
@@ -76,7 +81,8 @@ void set_limits(const SandboxLimits& limits) {
   limit(RLIMIT_CPU, static_cast<uint64_t>(std::ceil(limits.deadline_seconds)) + 1);
   limit(RLIMIT_FSIZE, megabytes(limits.file_mb));
   limit(RLIMIT_NOFILE, 64);
-  limit(RLIMIT_CORE, 0);
+  limit(RLIMIT_CORE,
+        1);  // not 0: a host that pipes core dumps into a program starts that with 0, too
   limit(RLIMIT_MEMLOCK, 0);
   limit(RLIMIT_MSGQUEUE, 0);
   limit(RLIMIT_SIGPENDING, 256);
@@ -92,7 +98,7 @@ void drop_capabilities() {
   require_call(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
 }
 
-void complain(const Descriptor& refusal, const std::string& text) {
+void complain(const Descriptor& refusal, std::string_view text) {
   // The pipe's reader may be gone, and then nobody needs to know.
   [[maybe_unused]] const ssize_t ignored = ::write(refusal.get(), text.data(), text.size());
 }
@@ -114,29 +120,48 @@ void write_solution(const std::string& content) {
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  require_call(::dup2(pipes.input.read.get(), 0) == 0 && ::dup2(pipes.output.write.get(), 1) == 1 && ::dup2(pipes.errors.write.get(), 2) == 2,
+  require_call(::dup2(pipes.input.read.get(), 0) == 0 && ::dup2(pipes.output.write.get(), 1) == 1 &&
+                   ::dup2(pipes.errors.write.get(), 2) == 2,
                "standard streams");
   require_call(::chdir("/tmp") == 0, "/tmp");
   std::vector<char*> arguments;
-  for (const std::string& argument : job.command) arguments.push_back(const_cast<char*>(argument.c_str()));
+  for (const std::string& argument : job.command)
+    arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
-  const char* environment[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "TMPDIR=/tmp", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1",
-                               "PYTHONHASHSEED=0", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", nullptr};
+  const char* environment[] = {"PATH=/usr/local/bin:/usr/bin:/bin",
+                               "HOME=/tmp",
+                               "TMPDIR=/tmp",
+                               "LANG=C.UTF-8",
+                               "PYTHONDONTWRITEBYTECODE=1",
+                               "PYTHONHASHSEED=0",
+                               "OMP_NUM_THREADS=1",
+                               "OPENBLAS_NUM_THREADS=1",
+                               nullptr};
+  // This process may hold more memory than the program may have: nothing is allocated behind the
+  // limits.
+  const std::string complaint = "the program '" + job.command[0] +
+                                "' cannot be run in the sandbox, which shows /usr and /lib only: ";
   set_limits(job.limits);
-  // All descriptors but the standard streams and the refusal, which closes by itself when the program starts.
+  // All descriptors but the standard streams and the refusal, which closes by itself when the
+  // program starts.
   const auto refusal = static_cast<unsigned>(pipes.refusal.write.get());
   if (refusal > 3) ::syscall(SYS_close_range, 3u, refusal - 1, 0u);
   ::syscall(SYS_close_range, refusal + 1, ~0u, 0u);
   ::environ = const_cast<char**>(environment);
   ::execvp(arguments[0], arguments.data());
-  throw Error(detail::concat("the program '", job.command[0], "' cannot be run in the sandbox, which shows /usr and /lib only: ", std::strerror(errno)));
+  const char* reason = std::strerror(errno);
+  complain(pipes.refusal.write, complaint);
+  complain(pipes.refusal.write, reason);
+  ::_exit(127);
 }
 
 /// Process 1 of the namespace: waits for the program; its own end is the end of all.
-[[noreturn]] void run_init(const SandboxJob& job, SandboxPipes& pipes, const Descriptor& warden_alive) {
+[[noreturn]] void run_init(const SandboxJob& job, SandboxPipes& pipes,
+                           const Descriptor& warden_alive) {
   require_call(::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0, "the parent's death signal");
   pollfd warden{warden_alive.get(), POLLIN, 0};
-  if (::poll(&warden, 1, 0) != 0) ::_exit(1);  // the warden was dead before the signal was asked for
+  if (::poll(&warden, 1, 0) != 0)
+    ::_exit(1);  // the warden was dead before the signal was asked for
   drop_capabilities();
   ::prctl(PR_SET_DUMPABLE, 0);
   install_call_filter();
@@ -152,12 +177,15 @@ void write_solution(const std::string& content) {
       ::_exit(127);
     }
   }
-  for (Descriptor* mine : {&pipes.input.read, &pipes.output.write, &pipes.errors.write, &pipes.refusal.write}) mine->close();
+  for (Descriptor* mine :
+       {&pipes.input.read, &pipes.output.write, &pipes.errors.write, &pipes.refusal.write})
+    mine->close();
   for (;;) {
     int status = 0;
     const pid_t ended = ::waitpid(-1, &status, 0);
     if (ended != program && (ended > 0 || errno == EINTR)) continue;
-    if (ended == program) complain(pipes.status.write, std::string(reinterpret_cast<const char*>(&status), sizeof status));
+    if (ended == program)
+      complain(pipes.status.write, {reinterpret_cast<const char*>(&status), sizeof status});
     ::_exit(0);
   }
 }
@@ -188,7 +216,9 @@ void make_sandbox(const SandboxJob& job, SandboxPipes& pipes, int caller) {
 
 void run_warden(const SandboxJob& job, SandboxPipes& pipes, int caller) {
   try {
-    for (Descriptor* end : {&pipes.input.write, &pipes.output.read, &pipes.errors.read, &pipes.status.read, &pipes.refusal.read}) end->close();
+    for (Descriptor* end : {&pipes.input.write, &pipes.output.read, &pipes.errors.read,
+                            &pipes.status.read, &pipes.refusal.read})
+      end->close();
     // When memory runs out the kernel shall take this before the training.
     try {
       write_file("/proc/self/oom_score_adj", "1000");

@@ -1,10 +1,12 @@
-// The child process that makes the sandboxes: it has one thread and little memory, so it may fork, which a rank under MPI
-// may not. It speaks JSON lines (line_program.h) and works on several requests at a time.
+// The child process that makes the sandboxes: it has one thread and little memory, so it may fork,
+// which a rank under MPI may not. It speaks JSON lines (line_program.h) and works on several
+// requests at a time.
 //
-// Request: {"id", "command", "code", "runs": [{"input", "output"?}], "marker", limits..}. A run passes when the program exits
-// with 0 and, where "output" is given, prints that up to blanks at the ends of lines; where "marker" is not empty, when
-// its last line is the marker. Answer: {"id", "reward": 1 or 0, "detail"} or {"id", "error"}. A request without runs
-// only tries the sandbox and the command: {"id", "reward": 1} or {"id", "error"}.
+// Request: {"id", "command", "code", "runs": [{"input", "output"?}], "marker", limits..}. A run
+// passes when the program exits with 0 and, where "output" is given, prints that up to blanks at
+// the ends of lines; where "marker" is not empty, when its last line is the marker. Answer: {"id",
+// "reward": 1 or 0, "detail"} or {"id", "error"}. A request without runs only tries the sandbox and
+// the command: {"id", "reward": 1} or {"id", "error"}.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -12,7 +12,9 @@ namespace {
 
 size_t count(std::string_view text, std::string_view word) {
   size_t found = 0;
-  for (size_t at = text.find(word); at != std::string_view::npos; at = text.find(word, at + word.size())) ++found;
+  for (size_t at = text.find(word); at != std::string_view::npos;
+       at = text.find(word, at + word.size()))
+    ++found;
   return found;
 }
 
@@ -28,8 +30,9 @@ bool thinks_then_answers(const RewardInput& input, std::string_view& answer) {
 }
 
 bool is_tagged(std::string_view answer) {
-  return answer.starts_with("<answer>") && answer.ends_with("</answer>") && count(answer, "<answer>") == 1 &&
-         count(answer, "</answer>") == 1 && !trim(*last_tagged(answer)).empty();
+  return answer.starts_with("<answer>") && answer.ends_with("</answer>") &&
+         count(answer, "<answer>") == 1 && count(answer, "</answer>") == 1 &&
+         !trim(*last_tagged(answer)).empty();
 }
 
 bool is_boxed(std::string_view answer) {
@@ -43,7 +46,8 @@ std::unique_ptr<Reward> make_format_reward(const RewardConfig& config) {
   const std::string pattern = config.pattern.empty() ? "think" : config.pattern;
   return make_sample_reward([pattern](const RewardInput& input) {
     std::string_view answer;
-    if (pattern == "boxed") return is_boxed(split_thinking(input.completion, input.thinking_open).answer) ? 1.0 : 0.0;
+    if (pattern == "boxed")
+      return is_boxed(split_thinking(input.completion, input.thinking_open).answer) ? 1.0 : 0.0;
     if (!thinks_then_answers(input, answer)) return 0.0;
     return pattern == "think" || is_tagged(answer) ? 1.0 : 0.0;
   });

@@ -1,6 +1,9 @@
 #include "rl/rewards/units.h"
 
+#include <algorithm>
 #include <cmath>
+#include <unordered_map>
+#include <utility>
 
 #include "rl/rewards/answer.h"
 
@@ -8,7 +11,8 @@ namespace tessera::rl {
 namespace {
 
 struct Row {
-  const char* names;  // separated by blanks; the longer ones in lower case, their plural with s is known too
+  const char* names;  // separated by blanks; the longer ones in lower case, their plural with s is
+                      // known too
   const char* dimension;
   double factor;
 };
@@ -97,27 +101,36 @@ constexpr Row kTable[] = {
     {"CNY cny RMB yuan", "CNY", 1},
 };
 
-bool lists(std::string_view names, std::string_view name) {
-  while (!names.empty()) {
-    const size_t end = std::min(names.find(' '), names.size());
-    if (names.substr(0, end) == name) return true;
-    names.remove_prefix(std::min(end + 1, names.size()));
-  }
-  return false;
+using Names = std::unordered_map<std::string_view, const Row*>;
+
+const Names& all_names() {
+  static const Names names = [] {
+    Names found;
+    for (const Row& row : kTable) {
+      for (std::string_view rest = row.names; !rest.empty();) {
+        const size_t end = std::min(rest.find(' '), rest.size());
+        found.emplace(rest.substr(0, end), &row);
+        rest.remove_prefix(std::min(end + 1, rest.size()));
+      }
+    }
+    return found;
+  }();
+  return names;
 }
 
 std::optional<Unit> find_name(std::string_view name) {
   const auto look = [](std::string_view wanted) -> std::optional<Unit> {
-    if (wanted.empty() || wanted.find(' ') != std::string_view::npos) return std::nullopt;
-    for (const Row& row : kTable)
-      if (lists(row.names, wanted)) return Unit{row.dimension, row.factor};
-    return std::nullopt;
+    const auto found = all_names().find(wanted);
+    if (found == all_names().end()) return std::nullopt;
+    return Unit{found->second->dimension, found->second->factor};
   };
   if (const auto unit = look(name)) return unit;
-  const std::string small = lower(name);  // "Mg" is not "mg", but "Meters" is "meters": short names keep their case
+  const std::string small =
+      lower(name);  // "Mg" is not "mg", but "Meters" is "meters": short names keep their case
   if (small.size() <= 2) return std::nullopt;
   if (const auto unit = look(small)) return unit;
-  if (small.size() > 3 && small.back() == 's') return look(std::string_view(small).substr(0, small.size() - 1));
+  if (small.size() > 3 && small.back() == 's')
+    return look(std::string_view(small).substr(0, small.size() - 1));
   return std::nullopt;
 }
 
@@ -130,7 +143,8 @@ Unit power(const Unit& unit, int exponent) {
 std::optional<Unit> find_power(std::string_view text) {
   text = trim(text);
   if (const auto unit = find_name(text)) return unit;
-  const std::pair<std::string_view, int> words[] = {{"square ", 2}, {"sq ", 2}, {"sq. ", 2}, {"cubic ", 3}};
+  const std::pair<std::string_view, int> words[] = {
+      {"square ", 2}, {"sq ", 2}, {"sq. ", 2}, {"cubic ", 3}};
   for (const auto& [word, exponent] : words) {
     if (!lower(text).starts_with(word)) continue;
     const auto unit = find_name(trim(text.substr(word.size())));
@@ -158,7 +172,8 @@ std::optional<Unit> find_unit(std::string_view text) {
     width = 5;
   }
   if (slash == std::string_view::npos) return find_power(text);
-  const auto above = find_power(text.substr(0, slash)), below = find_power(text.substr(slash + width));
+  const auto above = find_power(text.substr(0, slash)),
+             below = find_power(text.substr(slash + width));
   if (!above || !below || below->factor == 0) return std::nullopt;
   return Unit{above->dimension + "/" + below->dimension, above->factor / below->factor};
 }

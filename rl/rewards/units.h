@@ -12,7 +12,8 @@ struct Unit {
   double factor = 1;      // of the dimension's base unit
 };
 
-/// "km", "km/h", "m^2", "square metres", "%", "EUR", "minutes", ...; nullopt for words that are no known unit.
+/// "km", "km/h", "m^2", "square metres", "%", "EUR", "minutes", ...; nullopt for words that are no
+/// known unit.
 [[nodiscard]] std::optional<Unit> find_unit(std::string_view text);
 
 }  // namespace tessera::rl

@@ -5,7 +5,6 @@ bit; every objective runs; rewards that fail are contained.
 """
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import ENVIRONMENT, command, largest_difference, losses, read_jsonl, run, wait_until, write_jsonl, write_recipe, write_tokenizer
+from harness import ENVIRONMENT, command, read_jsonl, run, wait_until, write_jsonl, write_recipe, write_tokenizer
 from layouts import DEEPSEEK, QWEN
 
 STEPS, LOSS_BOUND = 5, 1e-5
@@ -67,11 +66,88 @@ def same_in_every_layout(root):
             print(f"{name} np {ranks} pp {pp} ep {ep} {schedule}: the same rollouts, losses {difference:.2e}", flush=True)
 
 
+def killed_runs_go_on(root):
+    """kill -9 at several moments, with rollouts pending in the checkpoint and a reference that is refreshed; and in another layout."""
+    rl = {"updates_per_rollout": 2, "kl_coefficient": 0.05, "reference_refresh_every": 3, "clip_low": 0.1, "objective": "grpo"}
+    bench = Bench(root, "deepseek", DEEPSEEK)
+    settings = dict(steps=9, rollouts=8, rl=rl, checkpoint={"every": 1, "keep": 1})
+    whole = bench.train("whole", 2, ep=2, **settings)
+    assert [r["clipped_share"] > 0 for r in whole[1::2]].count(True) > 1 and all(r["clipped_share"] == 0 for r in whole[::2]), whole
+    assert any(r["kl_reference"] > 1e-7 for r in whole)
+    for moment in (1, 4, 7):
+        recipe, output = bench.recipe(f"killed-{moment}", ep=2, **settings)
+        process = subprocess.Popen(command("train", recipe, ranks=2), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        wait_until(lambda: len(list((output / "checkpoints").glob(f"step-*{moment}"))) > 0 or process.poll() is not None, 60, "no checkpoint")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        run("train", recipe, ranks=2)
+        rows = read_jsonl(output / "metrics.jsonl")
+        for key in ("loss", "grad_norm", "reward", "rollouts_digest", "kl_reference", "entropy"):
+            assert [r[key] for r in rows] == [r[key] for r in whole], f"killed after step {moment}: another {key}"
+    recipe, output = bench.recipe("elsewhere", steps=9, rollouts=8, rl=rl, checkpoint={"every": 3, "keep": 3})
+    run("train", recipe, "train.steps=3")
+    run("train", recipe, "parallel.pp=2", "parallel.ep=2", "parallel.pipeline_schedule=dualpipe", ranks=4)
+    rows = read_jsonl(output / "metrics.jsonl")
+    assert [r["rollouts_digest"] for r in rows] == [r["rollouts_digest"] for r in whole], "resumed in another layout: other rollouts"
+    worst = max(abs(a["entropy"] - b["entropy"]) / b["entropy"] for a, b in zip(rows, whole))
+    assert worst < LOSS_BOUND, worst
+    print(f"killed at 3 moments: the same to the bit; resumed in another layout: {worst:.1e}", flush=True)
+
+
+def every_objective(root):
+    """Each runs with several updates a rollout, and the policy moves towards the reward."""
+    bench = Bench(root, "qwen", QWEN)
+    variants = {"grpo": {}, "r1_grpo": {"kl_coefficient": 0.001, "clip_high": 10.0}, "dr_grpo": {}, "gspo": {"clip_low": 3e-4, "clip_high": 4e-4},
+                "dapo": {"clip_high": 0.28, "dynamic_sampling": True, "mask_truncated": False}, "cispo": {"clip_low": 1.0, "clip_high": 4.0},
+                "grpo-batch": {"advantage": "batch", "importance_cap": 2.0}, "grpo-loo": {"advantage": "leave_one_out"}}
+    for name, rl in variants.items():
+        rows = bench.train(name, 2, steps=24, rollouts=32, rl={"objective": name.split("-")[0], "updates_per_rollout": 2, **rl},
+                           optimizer={"lr": 2e-3})
+        first, last = (sum(r["reward"] for r in part) / len(part) for part in (rows[:4], rows[-4:]))
+        assert last > first + 0.1, f"{name}: reward {first:.2f} -> {last:.2f}"
+        print(f"{name}: reward {first:.2f} -> {last:.2f}", flush=True)
+
+
+def what_fails_is_contained(root):
+    bench = Bench(root, "qwen", QWEN)
+    # Equal rewards: nothing is learnt, and that is said.
+    rows = bench.train("equal", rewards=[{"name": "regex", "pattern": ".*"}], steps=2)
+    assert all(r["zero_advantage_share"] == 1 and r["grad_norm"] == 0 for r in rows), rows
+    # Nothing stops: completions end at their longest, with the share told; masked, they teach nothing.
+    rows = bench.train("endless", steps=2, rl={"mask_truncated": True})
+    assert all(r["truncated_share"] > 0.5 for r in rows)
+    # A program that answers some, dies, hangs, and talks nonsense.
+    program = root / "reward.py"
+    program.write_text("import json, sys, time\n"
+                       "for n, line in enumerate(sys.stdin):\n"
+                       "    r = json.loads(line)\n"
+                       "    if n == 20: sys.exit(3)\n"
+                       "    if n == 12: print('nonsense', flush=True); continue\n"
+                       "    value = float('nan') if n % 5 == 4 else len(r['completion']) % 3\n"
+                       "    print(json.dumps({'id': r['id'], 'reward': value}), flush=True)\n")
+    rows = bench.train("program", steps=3, rewards=[{"name": "program", "command": [sys.executable, str(program)], "deadline_seconds": 3}])
+    assert len(rows) == 3 and all(0 < r["reward_failed_share"] < 1 for r in rows), [r["reward_failed_share"] for r in rows]
+    # A prompt longer than the window is left out; if none is left, that is an error.
+    long = write_jsonl(root / "long.jsonl", [{"prompt": "x " * 200, "answer": "1"}, {"prompt": "1 + 1", "answer": "2"}])
+    recipe, _ = bench.recipe("long", steps=1, data={"train": [{"path": str(long)}]})
+    result = run("train", recipe, quiet=False)
+    assert "1 prompts of more than 127 tokens are left out" in result.stderr, result.stderr
+    write_jsonl(root / "long.jsonl", [{"prompt": "x " * 200, "answer": "1"}])
+    result = run("train", bench.recipe("longer", steps=1, data={"train": [{"path": str(long)}]})[0], expect=1)
+    assert "no prompt is left" in result.stderr, result.stderr
+    # Mistakes in the recipe name the key.
+    for rl, message in (({"objective": "grop"}, "did you mean 'grpo'?"), ({"temperature": 0}, "rl.temperature = 0 must be more than 0"),
+                        ({"rollouts_per_prompt": 5}, "must be a multiple of rl.rollouts_per_prompt = 5"), ({"staleness": 2}, "rl.staleness = 2 must be 0 or 1"),
+                        ({"rewards": []}, "rl.rewards is missing")):
+        result = run("train", bench.recipe("wrong", rl=rl)[0], expect=1)
+        assert message in result.stderr, (message, result.stderr)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    parts = [same_in_every_layout]
+    parts = [same_in_every_layout, killed_runs_go_on, every_objective, what_fails_is_contained]
     failed = 0
     for part in parts:
         if options.only not in part.__name__:

@@ -107,7 +107,8 @@ TEST(Recipe, WrongValuesNameTheKeyTheLineAndTheRemedy) {
       {"name: ''", "name is empty"},
       {"checkpoint: {keep: 0}", "checkpoint.keep = 0 must be at least 1"},
       {"communication: {timeout_seconds: 0}", "communication.timeout_seconds = 0 must be at least 1"},
-      {"task: grpo", "task = grpo is not available in this version"},
+      {"task: grpo", "task = grpo needs the section rl"},
+      {"task: dpo", "task = dpo is not available in this version"},
       {"task: sff", "task = 'sff' is not known"},
       {"precision: {compute: bfloat16}", "precision.compute = bfloat16 needs a GPU build"},
       {"precision: {fp8: blockwise}", "precision.fp8 = blockwise is not available"},
@@ -115,7 +116,8 @@ TEST(Recipe, WrongValuesNameTheKeyTheLineAndTheRemedy) {
       {"moe: {bias_update_rate: -1}", "moe.bias_update_rate = -1 must be 0 or more"},
       {"moe: {z_los: 1}", "moe.z_los is not a known key; did you mean 'z_loss'?"},
       {"mtp: {loss_weight: .nan}", "mtp.loss_weight"},
-      {"rl: {temperature: 1.0}", "rl is not available in this version"},
+      {"rl: {temperature: 1.0}", "rl belongs to task: grpo"},
+      {"dpo: {beta: 0.1}", "dpo is not available in this version"},
   };
   for (const auto& [line, message] : cases) {
     const std::string text = refusal(kSmallest + line + "\n");

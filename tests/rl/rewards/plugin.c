@@ -11,7 +11,8 @@ uint32_t tessera_reward_abi(void) {
   return abi == NULL ? TESSERA_REWARD_ABI : (uint32_t)atoi(abi);
 }
 
-int tessera_reward(const TesseraRewardInput* input, double* reward, char* error, size_t error_size) {
+int tessera_reward(const TesseraRewardInput* input, double* reward, char* error,
+                   size_t error_size) {
   if (strcmp(input->completion, "crash") == 0) abort();
   if (strcmp(input->completion, "hang") == 0) pause();
   if (strcmp(input->completion, "fail") == 0) {
@@ -24,7 +25,8 @@ int tessera_reward(const TesseraRewardInput* input, double* reward, char* error,
   }
   printf("noise on standard output\n");
   fflush(stdout);
-  *reward = (double)input->completion_size + (double)input->tokens / 100 + (input->stopped ? 0 : 1000) + (input->thinking_open ? 2000 : 0) +
+  *reward = (double)input->completion_size + (double)input->tokens / 100 +
+            (input->stopped ? 0 : 1000) + (input->thinking_open ? 2000 : 0) +
             (double)input->prompt_size * 10000;
   return 0;
 }

@@ -8,7 +8,8 @@ namespace tessera::rl {
 namespace {
 
 double format(const char* pattern, const char* completion, bool thinking_open = false) {
-  return score_one({.name = "format", .pattern = pattern}, {}, completion, true, thinking_open).value;
+  return score_one({.name = "format", .pattern = pattern}, {}, completion, true, thinking_open)
+      .value;
 }
 
 TEST(FormatReward, ThinksOnceThenAnswers) {
@@ -52,7 +53,9 @@ TEST(FormatReward, TagsAndBoxes) {
 
 TEST(LengthReward, FallsLinearlyBehindTheTarget) {
   const RewardConfig config{.name = "length", .target_length = 100, .max_length = 200};
-  const auto at = [&](int64_t tokens, bool stopped = true) { return score_one(config, {}, "x", stopped, false, tokens).value; };
+  const auto at = [&](int64_t tokens, bool stopped = true) {
+    return score_one(config, {}, "x", stopped, false, tokens).value;
+  };
   EXPECT_EQ(at(0), 0);
   EXPECT_EQ(at(100), 0);
   EXPECT_DOUBLE_EQ(at(125), -0.25);
@@ -67,14 +70,30 @@ struct Spoken {
 };
 
 const Spoken kTexts[] = {
-    {"en", "We need to find the number of apples. Let us first count them, and then add the pears that she has."},
-    {"de", "Wir müssen die Zahl der Äpfel finden. Dann zählen wir die Birnen und addieren sie zu den Äpfeln."},
-    {"fr", "Nous devons trouver le nombre de pommes. Ensuite il faut ajouter les poires qui sont dans la boîte."},
-    {"es", "Tenemos que encontrar el número de manzanas. Después hay que sumar las peras que están en la caja."},
-    {"it", "Dobbiamo trovare il numero di mele. Poi si aggiungono le pere che sono nella scatola, quindi il totale è dieci."},
-    {"pt", "Temos que encontrar as maçãs. Depois não se somam os limões que são da caixa, então isso é tudo."},
-    {"nl", "We moeten het aantal appels vinden. Dan tellen we de peren die niet in de doos zijn en dus is het tien."},
-    {"pl", "Musimy znaleźć liczbę jabłek. Potem dodajemy gruszki, które są w pudełku, więc jest ich dziesięć."},
+    {"en",
+     "We need to find the number of apples. Let us first count them, and then add the pears that "
+     "she has."},
+    {"de",
+     "Wir müssen die Zahl der Äpfel finden. Dann zählen wir die Birnen und addieren sie zu den "
+     "Äpfeln."},
+    {"fr",
+     "Nous devons trouver le nombre de pommes. Ensuite il faut ajouter les poires qui sont dans la "
+     "boîte."},
+    {"es",
+     "Tenemos que encontrar el número de manzanas. Después hay que sumar las peras que están en la "
+     "caja."},
+    {"it",
+     "Dobbiamo trovare il numero di mele. Poi si aggiungono le pere che sono nella scatola, quindi "
+     "il totale è dieci."},
+    {"pt",
+     "Temos que encontrar as maçãs. Depois não se somam os limões que são da caixa, então isso é "
+     "tudo."},
+    {"nl",
+     "We moeten het aantal appels vinden. Dan tellen we de peren die niet in de doos zijn en dus "
+     "is het tien."},
+    {"pl",
+     "Musimy znaleźć liczbę jabłek. Potem dodajemy gruszki, które są w pudełku, więc jest ich "
+     "dziesięć."},
     {"sv", "Vi har att hitta antalet äpplen som inte är för stora. Därför är det också så."},
     {"da", "Vi skal finde ud af hvor mange æbler der ikke er på bordet. Derfor er det også så."},
     {"fi", "Omenat ovat laatikossa ja päärynät eivät. Siis niin se on, mutta kun ne voi laskea."},
@@ -111,7 +130,11 @@ TEST(Language, MixturesGetTheirShare) {
 }
 
 TEST(Language, FormulasAndCodeDoNotCount) {
-  EXPECT_EQ(language_share("设 x 为数量，则 $x + \\text{the and is} = 5$，所以 a = b。\n```\nfor the in of:\n```", "zh"), 1);
+  EXPECT_EQ(
+      language_share(
+          "设 x 为数量，则 $x + \\text{the and is} = 5$，所以 a = b。\n```\nfor the in of:\n```",
+          "zh"),
+      1);
   EXPECT_EQ(language_share("", "en"), 0);
   EXPECT_EQ(language_share("1 + 2 = 3", "en"), 0);
   EXPECT_EQ(language_share("\xff\xfe the number is not that", "en"), 1);
@@ -119,9 +142,13 @@ TEST(Language, FormulasAndCodeDoNotCount) {
 
 TEST(LanguageReward, LooksAtTheThinking) {
   const RewardConfig config{.name = "language", .language = "en"};
-  EXPECT_EQ(score_one(config, {}, "<think>This is the way that we need.</think>我们需要先数").value, 1);
-  EXPECT_EQ(score_one(config, {}, "我们需要先数</think>This is the way that we need.", true, true).value, 0);
-  EXPECT_EQ(score_one(config, {}, "This is the way that we need.").value, 1) << "without thinking, the answer";
+  EXPECT_EQ(score_one(config, {}, "<think>This is the way that we need.</think>我们需要先数").value,
+            1);
+  EXPECT_EQ(
+      score_one(config, {}, "我们需要先数</think>This is the way that we need.", true, true).value,
+      0);
+  EXPECT_EQ(score_one(config, {}, "This is the way that we need.").value, 1)
+      << "without thinking, the answer";
 }
 
 }  // namespace
