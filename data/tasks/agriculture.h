@@ -1,4 +1,4 @@
-// Farm planning: seed and fertilizer for a field, crop rotation, irrigation.
+// Farm planning: seed and fertiliser for a field, crop rotation, irrigation.
 #pragma once
 
 #include "data/tasks/task.h"

@@ -77,7 +77,7 @@ Problem grade(Draw& draw, int64_t difficulty) {
   if (!rule.empty()) problem.rules += " House rule: " + rule + ".";
   problem.rules += " Example: 72.5%.";
   const size_t form = static_cast<size_t>(draw.below(3));
-  problem.prompt = fill_form(kForms[form], draw.pick(kStudents), join(parts, form == 1 ? "\n" : ", ") + (rule.empty() ? "" : "; " + rule));
+  problem.prompt = fill_form(kForms[form], draw.pick(kStudents), join(parts, form == 1 ? "\n" : ", ") + (rule.empty() ? "" : (form == 1 ? "\n" : "; ") + rule));
   problem.working = concat(join(steps, "; "), "; ", join(sums, " + "), " = ", shortest(total, 2));
   problem.answer = shortest(total, 2) + "%";
   return problem;
@@ -98,7 +98,7 @@ Problem timetable(Draw& draw, int64_t difficulty) {
                            "Timetable: {0} at {1}, {2} minutes; break, {3} minutes; {4}. Start of {4}?",
                            "When can {4} begin if {0} runs {2} minutes from {1} and a break of {3} minutes follows?"};
   constexpr Forms kFree = {"{0}. Earliest start of {1}, {2} minutes, not before 08:00?",
-                           "{1} takes {2} minutes. Taken:\n{0}\nWhen can it start at the earliest, from 08:00 on?",
+                           "{1} takes {2} minutes.\n{0}.\nWhen can it start at the earliest, from 08:00 on?",
                            "Find the first time from 08:00 on for {2} minutes of {1}. {0}."};
   Problem problem;
   const std::vector<const char*> subjects = draw.several(kSubjects, 2);
@@ -146,13 +146,13 @@ Problem timetable(Draw& draw, int64_t difficulty) {
   return problem;
 }
 
-// One mark under 50 among three (1), some among five (2), with compensation (3), with attendance (4), seven subjects (5).
+// One mark under 50 among three (1), some among four (2), with compensation (3), with attendance (4), seven subjects (5).
 Problem resit(Draw& draw, int64_t difficulty) {
   constexpr Forms kForms = {"Marks of {0}: {1}.{2} Which subjects must be resat?", "{0}\n{1}\nSubjects to resit?{2}",
                             "{0} has {1}. Which are to be repeated?{2}"};
-  const int64_t count = difficulty == 1 ? 3 : difficulty == 5 ? 7 : 5;
+  const int64_t count = difficulty <= 2 ? difficulty + 2 : difficulty == 5 ? 7 : 5;
   const bool compensation = difficulty >= 3, attendance = difficulty >= 4;
-  const int64_t failed = draw.below(count), level = draw.between(45, 66);
+  const int64_t failed = draw.below(count), least = draw.below(2) == 0 ? 50 : 70;
   struct Result {
     const char* subject;
     int64_t mark;
@@ -166,7 +166,7 @@ Problem resit(Draw& draw, int64_t difficulty) {
     const int64_t mark = is_failed           ? draw.between(20, 44)
                          : difficulty == 1   ? draw.between(50, 98)
                          : draw.below(3) == 0 ? draw.between(compensation ? 45 : 30, 49)
-                                              : draw.between(50, level + 32);
+                                              : draw.between(least, least + 28);
     results.push_back({subject, mark, attendance ? (draw.below(5) == 0 ? draw.between(60, 79) : draw.between(80, 100)) : 100});
     sum += mark;
     list.push_back(concat(subject, ' ', mark));
@@ -180,12 +180,12 @@ Problem resit(Draw& draw, int64_t difficulty) {
     if (absent) steps.push_back(concat(result.subject, ' ', result.present, "% present: resit"));
     else if (result.mark < 50) steps.push_back(concat(result.subject, ' ', result.mark, under ? ": resit" : ": compensated"));
   }
-  std::string rule = difficulty == 1 ? "" : " Pass mark 50";
+  std::string rule = " Pass mark 50";
   if (compensation) rule += "; with an average of 60 or more 45 is enough";
   if (attendance) rule += "; under 80% present is a resit in any case";
-  if (!rule.empty()) rule += ".";
+  rule += ".";
   Problem problem;
-  problem.rules = concat("Marks under 50 are resat.", rule, " Subjects in the order given. Example: Algebra, Latin.");
+  problem.rules = concat("Marks under the pass mark are resat.", rule, " Subjects in the order given. Example: Algebra, Latin.");
   problem.parameters = concat("resit ", join(list));
   const size_t form = static_cast<size_t>(draw.below(3));
   problem.prompt = fill_form(kForms[form], draw.pick(kStudents), join(list, form == 1 ? "\n" : ", "), rule);

@@ -53,8 +53,8 @@ Problem gross(Draw& draw, int64_t difficulty) {
     total += sum;
     problem.parameters += concat(' ', quantity, ' ', price, ' ', rate);
     lines.push_back(concat(quantity, ' ', item, " at ", price, " EUR, VAT ", rate, '%'));
-    steps.push_back(concat(quantity, " x ", price, " = ", list, "; less ", discount, "% = ", shortest(net, 2), "; plus ", rate, "% = ", shortest(sum, 2)));
-    sums.push_back(shortest(sum, 2));
+    steps.push_back(concat(quantity, " x ", price, " = ", list, "; less ", discount, "% = ", money(net), "; plus ", rate, "% = ", money(sum)));
+    sums.push_back(money(sum));
   }
   switch (draw.below(3)) {
     case 0: problem.prompt = concat("Order: ", join(lines, "; "), ". Discount ", discount, "% on all. Gross amount in EUR?"); break;
@@ -62,8 +62,8 @@ Problem gross(Draw& draw, int64_t difficulty) {
     default: problem.prompt = concat("Net prices, ", discount, "% off: ", join(lines, "; "), ". How many EUR do we pay with VAT?");
   }
   problem.working = join(steps, "; ");
-  if (num_lines > 1) problem.working += concat("; ", join(sums, " + "), " = ", shortest(total, 2));
-  problem.answer = shortest(total, 2) + " EUR";
+  if (num_lines > 1) problem.working += concat("; ", join(sums, " + "), " = ", money(total));
+  problem.answer = money(total) + " EUR";
   return problem;
 }
 
@@ -120,7 +120,12 @@ Problem due(Draw& draw, int64_t difficulty) {
   std::string facts = form == 0   ? concat("Invoice of ", from, ", payable within ", term, " days")
                       : form == 1 ? concat("Terms: ", term, " days net. Invoice date: ", from)
                                   : concat("Dated ", from, ", an invoice is to be paid within ", term, " days");
-  problem.working = concat(date(begin.day), " + ", term, " days = ", difficulty == 2 ? date(result.day) : result.text());
+  const auto add = [&](const Day& day, int64_t days) {
+    std::string step = concat(date(day.day), " + ", days, " days = ", date_steps(day.day, days));
+    if (difficulty >= 3) step += concat("; ", weekday(day.weekday), " + ", days % 7, " = ", weekday(day.weekday + days));
+    return step;
+  };
+  problem.working = add(begin, term);
   const auto move = [&] {
     const Day moved = result.on_workday();
     if (moved.day != result.day) problem.working += ", moved to " + moved.text();
@@ -142,7 +147,7 @@ Problem due(Draw& draw, int64_t difficulty) {
     problem.rules += " Reminders move like due dates.";
     problem.parameters += concat(' ', first, ' ', second);
     for (const int64_t days : {first, second}) {
-      problem.working += concat("; ", date(result.day), " + ", days, " days = ", result.after(days).text());
+      problem.working += "; " + add(result, days);
       result = result.after(days);
       move();
     }

@@ -47,6 +47,8 @@ std::string fixed(int64_t value, int digits) {
   return wanted == 0 ? text : text.insert(text.size() - wanted, 1, '.');
 }
 
+std::string money(int64_t hundredths) { return hundredths % 100 == 0 ? std::to_string(hundredths / 100) : fixed(hundredths, 2); }
+
 std::string shortest(int64_t value, int digits) {
   std::string text = fixed(value, digits);
   if (digits == 0) return text;
@@ -67,6 +69,19 @@ std::string date(int64_t day_of_year) {
   }
   TESSERA_CHECK(false, "no day of a year: ", day_of_year);
   return {};
+}
+
+std::string date_steps(int64_t day_of_year, int64_t days) {
+  int64_t month = 0, day = day_of_year % 365;
+  while (day >= days_of_month(month)) day -= days_of_month(month++);
+  day += days;
+  std::string text = detail::concat(day + 1, ' ', month_name(month));
+  while (day >= days_of_month(month)) {
+    day -= days_of_month(month);
+    month = (month + 1) % 12;
+    text += detail::concat(" = ", day + 1, ' ', month_name(month));
+  }
+  return text;
 }
 
 std::string weekday(int64_t day) {

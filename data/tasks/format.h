@@ -30,6 +30,9 @@ template <typename... Values>
 /// value / 10^digits with all digits: (1250, 2) -> "12.50". Not for negative values.
 [[nodiscard]] std::string fixed(int64_t value, int digits);
 
+/// Hundredths as an amount of money: 120050 -> "1200.50", 120000 -> "1200".
+[[nodiscard]] std::string money(int64_t hundredths);
+
 /// value / 10^digits without zeros at the end: (1250, 2) -> "12.5", (1200, 2) -> "12".
 [[nodiscard]] std::string shortest(int64_t value, int digits);
 
@@ -39,6 +42,10 @@ template <typename... Values>
 
 /// "14 March" for a day of a year of 365 days, 0 = 1 January; later days lie in the next year.
 [[nodiscard]] std::string date(int64_t day_of_year);
+
+/// How to find the date `days` after a day of the year: (30 September, 90) -> "120 September = 90 October = 59 November =
+/// 29 December".
+[[nodiscard]] std::string date_steps(int64_t day_of_year, int64_t days);
 
 /// "Monday" for 0; later days lie in the next week.
 [[nodiscard]] std::string weekday(int64_t day);

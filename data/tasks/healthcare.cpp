@@ -125,7 +125,7 @@ Problem infusion(Draw& draw, int64_t difficulty) {
     }
     time += minutes;
     problem.parameters += concat(' ', rate, ' ', volume);
-    problem.working += concat("; ", volume, " / ", rate, " h = ", minutes, " min: ", clock_time(time));
+    problem.working += concat("; ", volume, " x 60 / ", rate, " = ", minutes, " min: ", clock_time(time));
     volumes.push_back(concat(volume, " ml at ", rate, " ml/h"));
   }
   const std::string flushes = flush > 0 ? concat(", with a flush of ", flush, " minutes between two bags") : "";

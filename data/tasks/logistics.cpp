@@ -62,7 +62,7 @@ Problem route(Draw& draw, int64_t difficulty) {
 // Cartons a pallet (1), in layers (2), with a weight limit (3); two and three articles, each on pallets of its own (4, 5).
 Problem pallets(Draw& draw, int64_t difficulty) {
   constexpr Forms kForms = {"{0}.{1} How many pallets are needed?", "Shipment: {0}.{1} Number of pallets?", "How many pallets does this take? {0}.{1}"};
-  constexpr std::array<const char*, 10> kArticles = {"brake pads", "oil filters", "wipers", "spark plugs", "mirrors", "bulbs", "mats", "hoses", "batteries", "tires"};
+  constexpr std::array<const char*, 10> kArticles = {"brake pads", "oil filters", "wipers", "spark plugs", "mirrors", "bulbs", "mats", "hoses", "batteries", "tyres"};
   const bool layers = difficulty >= 2, limited = difficulty >= 3;
   const int64_t limit = limited ? draw.between(8, 20) * 50 : 0;
   Problem problem;
@@ -106,7 +106,7 @@ constexpr std::array<const char*, 3> kEngines = {"petrol", "diesel", "electric"}
 
 // By year (1), model (2), engine (3), with a replaced number (4), with a replacement that was replaced (5).
 Problem parts(Draw& draw, int64_t difficulty) {
-  constexpr Forms kForms = {"{0}. Which part fits a {1}?", "Catalog: {0}. Part for a {1}?", "A {1} needs a part. Which one? {0}."};
+  constexpr Forms kForms = {"{0}. Which part fits a {1}?", "Catalogue: {0}. Part for a {1}?", "A {1} needs a part. Which one? {0}."};
   constexpr std::array<const char*, 6> kNames = {"BP", "OF", "WB", "SP", "AF", "TB"};
   const std::string prefix = draw.pick(kNames);
   const bool engines = difficulty >= 3;
@@ -142,10 +142,13 @@ Problem parts(Draw& draw, int64_t difficulty) {
     if (difficulty >= 2) text += concat(' ', kModels[static_cast<size_t>(part.model)]);
     if (engines) text += concat(' ', kEngines[static_cast<size_t>(part.engine)]);
     list.push_back(concat(text, difficulty == 1 ? " for " : " ", part.from, '-', part.to));
+    steps.push_back(concat(id(numbers[i]), part.model != fitting.model     ? " is for another model"
+                                           : part.engine != fitting.engine ? " is for another engine"
+                                           : part.to < year                ? " ends too early"
+                                           : part.from > year              ? " starts too late"
+                                                                           : " fits"));
   }
-  const Part& chosen = all[static_cast<size_t>(place)];
   int64_t number = numbers[static_cast<size_t>(place)];
-  steps.push_back(concat(year, " lies in ", chosen.from, '-', chosen.to, ": ", id(number)));
   for (size_t i = all.size(); i < numbers.size(); ++i) {
     list.push_back(concat(id(number), " is replaced by ", id(numbers[i])));
     steps.push_back(concat("replaced by ", id(numbers[i])));

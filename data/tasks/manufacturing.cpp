@@ -40,7 +40,7 @@ Problem tolerance(Draw& draw, int64_t difficulty) {
                           "Inspection of a {0}: which size in mm is the {1} that passes?"};
   constexpr Forms kChain = {"Stacked end to end: {0}. What is the {1} total length in mm?",
                             "Tolerance chain: {0}. What is the {1} sum, in mm?",
-                            "An assembly is made of {0}. How long is it at its {1}, in mm?"};
+                            "These parts make up an assembly: {0}. How long is it at its {1}, in mm?"};
   constexpr Forms kGap = {"Side by side in a {2}: {0}. What is the {1} gap in mm?",
                           "Tolerance chain: {2}, less {0}. What is the {1} gap, in mm?",
                           "A {2} takes these parts in a row: {0}. How wide is the gap at its {1}, in mm?"};

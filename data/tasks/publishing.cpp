@@ -19,7 +19,7 @@ using detail::concat;
 Problem pages(Draw& draw, int64_t difficulty) {
   constexpr Forms kText = {"A manuscript of {0} words is set at {1} words a page{2}. {3}", "{0} words, {1} words a page{2}. {3}",
                            "Typesetting: {1} words a page{2}, {0} words of text. {3}"};
-  constexpr Forms kChapters = {"Chapters of {0} pages{2}. {1} {3}", "A book has {2}chapters of {0} pages. {1} {3}", "{1} {3} Lengths in pages: {0}."};
+  constexpr Forms kChapters = {"Chapters of {0} pages{2}. {1} {3}", "A book has {2}chapters of {0} pages. {1} {3}", "{1} {3} Chapter lengths in pages: {0}."};
   constexpr std::array<const char*, 5> kQuestions = {"How many pages?", "How many pages in all?", "How many signatures of {0} pages are needed?",
                                                      "On which page does the last chapter end?", "How many pages are printed in all?"};
   const int64_t signature = draw.pick(std::array<int64_t, 3>{8, 12, 16});
@@ -108,8 +108,17 @@ Problem deadline(Draw& draw, int64_t difficulty) {
     if (!workdays || (!is_weekend(first_weekday + last) && last != holiday)) --left;
   }
   if (num_stages > 1) steps.push_back(concat("in all ", total, " days"));
-  if (workdays) steps.push_back(concat("weekends", holiday >= 0 && holiday <= last ? " and holiday" : "", " add ", last + 1 - total, " = ", last + 1));
-  steps.push_back(concat(date(start), " + ", last, " = ", date(start + last)));
+  if (holiday >= 0) {
+    const bool lost = holiday <= last && !is_weekend(first_weekday + holiday);
+    total += lost ? 1 : 0;
+    steps.push_back(concat("the day off is a ", weekday(first_weekday + holiday), lost ? concat(": ", total, " days") : ""));
+  }
+  if (workdays) {
+    const int64_t weekends = (first_weekday + total - 1) / 5;
+    steps.push_back(concat(weekday(first_weekday), " is day ", first_weekday + 1, ": (", first_weekday + 1, " + ", total, " - 2) / 5 rounded down = ", weekends,
+                           weekends == 1 ? " weekend; " : " weekends; ", total, " + 2 x ", weekends, " = ", last + 1));
+  }
+  steps.push_back(concat(date(start), " + ", last, " = ", date_steps(start, last)));
   problem.rules = concat("The first day counts; a day that is only partly needed counts whole; no leap year.",
                          workdays ? " Work rests on Saturday and Sunday." : " Every day of the week counts.",
                          num_stages > 1 ? " Each stage starts on the day after the one before." : "", " Example: 14 March.");
@@ -131,7 +140,7 @@ struct Phrase {
 
 Phrase draw_phrase(Draw& draw, int64_t rule) {
   constexpr std::array<const char*, 12> kNumbers = {"one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"};
-  constexpr std::array<const char*, 8> kThings = {"authors", "editors", "maps", "photos", "tables", "prizes", "reviews", "letters"};
+  constexpr std::array<const char*, 8> kThings = {"essays", "stories", "maps", "photos", "tables", "prizes", "reviews", "letters"};
   constexpr std::array<std::array<const char*, 2>, 6> kVerbs = {{{"organized", "organised"}, {"recognized", "recognised"}, {"criticized", "criticised"},
                                                                  {"publicized", "publicised"}, {"scrutinized", "scrutinised"}, {"prioritized", "prioritised"}}};
   switch (rule) {
@@ -164,7 +173,7 @@ Phrase draw_phrase(Draw& draw, int64_t rule) {
 
 // One phrase in house style (1) to five in a sentence (5).
 Problem style(Draw& draw, int64_t difficulty) {
-  constexpr Forms kForms = {"House style, please: {0}", "Edit by the style sheet: {0}", "How does this read in house style? {0}"};
+  constexpr Forms kForms = {"House style, please: {0}", "Edit by the style sheet: {0}", "Put into house style: {0}"};
   constexpr std::array<const char*, 4> kSubjects = {"The press", "Our team", "The journal", "The library"};
   constexpr std::array<int64_t, 4> kRules = {0, 1, 2, 3};
   std::array<bool, 4> used{};

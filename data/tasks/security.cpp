@@ -179,7 +179,7 @@ constexpr std::array<int64_t, 12> kPorts = {22, 25, 53, 80, 110, 123, 143, 443, 
 
 // Single ports (1), ranges (2), source networks (3), protocols (4), two packets (5). The last rule matches all.
 Problem firewall(Draw& draw, int64_t difficulty) {
-  constexpr Forms kForms = {"First match decides: {0}. {1}: allowed or denied, and by which rule?", "Rules in order: {0}. Which rule decides on {1}, and how?",
+  constexpr Forms kForms = {"First match decides: {0}. What about {1}: allowed or denied, and by which rule?", "Rules in order: {0}. Which rule decides on {1}, and how?",
                             "A firewall checks {0}, in this order. What happens to {1}, by which rule?"};
   const bool networks = difficulty >= 3, protocols = difficulty >= 4;
   const int64_t num_rules = difficulty == 1 ? 3 : difficulty + 1, num_packets = difficulty == 5 ? 2 : 1;
@@ -210,7 +210,7 @@ Problem firewall(Draw& draw, int64_t difficulty) {
     const Rule& aim = rules[static_cast<size_t>(draw.below(num_rules))];
     const int64_t port = aim.high == 65535 ? draw.pick(kPorts) : aim.low + draw.below(aim.high - aim.low + 1);
     const Packet packet = {port, aim.network >= 0 ? aim.network : draw.between(1, 3), aim.protocol >= 0 ? aim.protocol : draw.below(2), draw.between(2, 250)};
-    std::string text = concat(protocols ? kProtocols[static_cast<size_t>(packet.protocol)] : "a packet", " to port ", packet.port);
+    std::string text = concat("a ", protocols ? concat(kProtocols[static_cast<size_t>(packet.protocol)], ' ') : "", "packet to port ", packet.port);
     problem.parameters += concat(" : ", packet.port, ' ', protocols ? packet.protocol : 0, ' ', networks ? packet.network : 0);
     if (networks) text += concat(" from 10.0.", packet.network, '.', packet.host);
     packets.push_back(text);
