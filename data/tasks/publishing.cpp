@@ -70,8 +70,8 @@ Problem deadline(Draw& draw, int64_t difficulty) {
   constexpr std::array<const char*, 3> kStages = {"editing", "proofreading", "indexing"};
   constexpr Forms kDays = {"{0} of {1} words goes at {2} words a day. How many days does it take?", "{1} words, {0} at {2} words a day. How many days?",
                            "How many days does {0} {1} words take at {2} words a day?"};
-  constexpr Forms kDate = {"A manuscript of {0} words: {1}. The work starts on {2}{3}. On which date is it done?", "{0} words; {1}. Start: {2}{3}. Date of the last day?",
-                           "From {2} on{3}, a text of {0} words is worked on: {1}. Which date is the last day?"};
+  constexpr Forms kDate = {"A manuscript of {0} words: {1}, from {2} on{3}. On which date is it done?", "{0} words; {1}. Start: {2}{3}. Date of the last day?",
+                           "{0} words from {2} on{3}: {1}. Which date is the last day?"};
   const int64_t words = draw.between(60, 900) * 100;
   Problem problem;
   problem.parameters = concat("deadline ", words);

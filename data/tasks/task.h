@@ -88,7 +88,7 @@ struct SynthesisConfig {
   uint64_t seed = 0;
   Split split = Split::kTrain;
   int64_t difficulty = 0;  // 1 to kMaxDifficulty; 0 = mixed
-  std::string kind;        // empty = all kinds of the task
+  std::string kind{};      // empty = all kinds of the task
   Style style = Style::kWorking;
   int64_t few_shot = 0;  // worked examples of the kind and difficulty, with its rules, put before each problem
 
