@@ -2,76 +2,22 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
+#include <string>
+#include <vector>
 
 #include "core/error.h"
+#include "core/text.h"
 #include "data/tasks/draw.h"
+#include "data/tasks/format.h"
+#include "data/tasks/healthcare_coding.h"
 
 namespace tessera::data {
 namespace {
 
 using detail::concat;
 
-constexpr uint32_t kSite = 0x48454131;  // keeps this task's draws apart from others
-
-struct Department {
-  const char* code;
-  std::array<const char*, 6> complaints;
-};
-
-constexpr std::array<Department, 8> kDepartments = {{
-    {"CAR", {"chest pain", "heart palpitations", "tight chest", "irregular heartbeat", "racing heart", "chest pressure"}},
-    {"ORT", {"ankle sprain", "wrist fracture", "knee injury", "shoulder pain after a fall", "broken finger", "hip pain"}},
-    {"NEU", {"severe headache", "dizziness", "numb arm", "migraine", "fainting spell", "memory loss"}},
-    {"RES", {"shortness of breath", "persistent cough", "wheezing", "asthma attack", "coughing at night", "fast breathing"}},
-    {"GAS", {"stomach ache", "vomiting", "abdominal cramps", "diarrhea", "nausea", "heartburn"}},
-    {"DER", {"skin rash", "itchy spots", "infected cut", "hives", "insect bite", "peeling skin"}},
-    {"EYE", {"blurred vision", "red eye", "eye injury", "double vision", "itchy eyes", "swollen eyelid"}},
-    {"ENT", {"ear pain", "sore throat", "nosebleed", "hearing loss", "blocked nose", "hoarse voice"}},
-}};
-
-constexpr std::array<const char*, 24> kNames = {"Adams", "Brook", "Chen",  "Diaz",  "Evans", "Fox",  "Garcia", "Hill",
-                                                "Ito",   "Jones", "Kaya",  "Lopez", "Meyer", "Novak", "Okoro", "Patel",
-                                                "Quinn", "Rossi", "Silva", "Tan",   "Usman", "Vogel", "Weber", "Young"};
-
-// Age group C (under 18), A (18 to 64), S (65 and over); level by pain: 1 (0 to 3), 2 (4 to 6), 3 (7 to 10).
-Problem coding(Draw& draw) {
-  const Department& department = draw.pick(kDepartments);
-  const char* complaint = draw.pick(department.complaints);
-  const int64_t group = draw.below(3);
-  const int64_t age = group == 0 ? draw.between(1, 17) : group == 1 ? draw.between(18, 64) : draw.between(65, 95);
-  const int64_t level = draw.below(3);
-  const int64_t pain = level == 0 ? draw.between(0, 3) : level == 1 ? draw.between(4, 6) : draw.between(7, 10);
-  const char letter = "CAS"[group];
-  const char* name = draw.pick(kNames);
-
-  Problem problem;
-  problem.kind = "coding";
-  problem.rules =
-      "Arrival code: CAR heart and chest, ORT bones and joints, NEU head and nerves, RES breathing, GAS stomach, DER "
-      "skin, EYE eyes, ENT ear, nose, throat; age under 18 C, 18 to 64 A, 65 and over S; pain 0 to 3 1, 4 to 6 2, 7 to "
-      "10 3. Example code: CAR-A2.";
-  problem.parameters = concat("coding ", complaint, ' ', age, ' ', pain);
-  switch (draw.below(3)) {
-    case 0:
-      problem.prompt = concat("Code this arrival: ", name, ", age ", age, ", ", complaint, ", pain ", pain, ".");
-      break;
-    case 1:
-      problem.prompt = concat("Arrival record\nPatient: ", name, "\nComplaint: ", complaint, "\nAge: ", age,
-                              "\nPain: ", pain, "\nCode?");
-      break;
-    default:
-      problem.prompt = concat(name, " arrives with ", complaint, " (pain ", pain, "), age ", age,
-                              ". What is the arrival code?");
-  }
-  problem.working = concat(complaint, ": ", department.code, "; age ", age, ": ", letter, "; pain ", pain, ": ",
-                           level + 1);
-  problem.answer = concat(department.code, '-', letter, level + 1);
-  return problem;
-}
-
 // A dose order with a rate per kilogram and a limit.
-Problem dose(Draw& draw) {
+Problem single_dose(Draw& draw) {
   constexpr std::array<int64_t, 4> kRates = {2, 3, 5, 10};
   const int64_t rate = draw.pick(kRates);
   const int64_t weight = draw.between(4, 40);
@@ -82,7 +28,6 @@ Problem dose(Draw& draw) {
   const int64_t given = std::min(product, limit);
 
   Problem problem;
-  problem.kind = "dose";
   problem.rules = "A dose is weight times rate, but never above the limit. Example: 120 mg.";
   problem.parameters = concat("dose ", rate, ' ', weight, ' ', limit);
   problem.prompt = draw.below(2) == 0
@@ -95,45 +40,113 @@ Problem dose(Draw& draw) {
   return problem;
 }
 
-std::string clock_time(int64_t hour) {
-  char text[8];
-  std::snprintf(text, sizeof text, "%02d:00", static_cast<int>(hour));
-  return text;
+// From the single dose to the amount of a day (2), of a course (3), in ml (4), in bottles (5).
+Problem dose(Draw& draw, int64_t difficulty) {
+  if (difficulty == 1) return single_dose(draw);
+  const int64_t rate = draw.between(1, 4) * 10, weight = draw.between(8, 75), product = rate * weight;
+  const int64_t limit = draw.below(3) == 0 ? product / 20 * 10 : (product / 50 + 1 + draw.below(3)) * 50;
+  const int64_t given = std::min(product, limit), doses = draw.between(2, 5), days = draw.between(3, 14);
+  const int64_t strength = draw.pick(std::array<int64_t, 3>{2, 5, 10}), bottle = draw.pick(std::array<int64_t, 4>{100, 150, 200, 250});
+  const int64_t daily = given * doses, course = daily * days, volume = course / strength;
+  const int64_t bottles = divide_up(volume, bottle);
+  const int64_t form = draw.below(3);
+  std::string facts = form == 0   ? concat("Order: ", rate, " mg per kg a dose, limit ", limit, " mg a dose, ", doses, " doses a day; weight ", weight, " kg")
+                      : form == 1 ? concat("A patient of ", weight, " kg gets ", doses, " doses a day of ", rate, " mg per kg each, at most ", limit, " mg each")
+                                  : concat("Weight ", weight, " kg; ", rate, " mg per kg a dose, never above ", limit, " mg; ", doses, " doses a day");
+  Problem problem;
+  problem.rules = "A dose is weight times rate, but never above the limit.";
+  problem.parameters = concat("dose ", rate, ' ', weight, ' ', limit, ' ', doses);
+  problem.working = concat(weight, " x ", rate, " = ", product, "; limit ", limit, "; smaller: ", given, "; ", given, " x ", doses, " = ", daily);
+  if (difficulty >= 3) {
+    facts += concat(", for ", days, " days");
+    problem.parameters += concat(' ', days);
+    problem.working += concat("; ", daily, " x ", days, " = ", course);
+  }
+  if (difficulty >= 4) {
+    facts += concat(". The solution holds ", strength, " mg per ml");
+    problem.parameters += concat(' ', strength);
+    problem.working += concat("; ", course, " / ", strength, " = ", volume);
+  }
+  if (difficulty == 5) {
+    facts += concat(", a bottle ", bottle, " ml");
+    problem.rules += " Bottles are whole.";
+    problem.parameters += concat(' ', bottle);
+    problem.working += concat(" ml; ", volume, " / ", bottle, " rounded up = ", bottles);
+  }
+  constexpr std::array<const char*, 4> kQuestions = {". How many mg a day?", ". How many mg in all?", ". How many ml in all?",
+                                                     ". How many bottles are needed?"};
+  problem.prompt = facts + kQuestions[static_cast<size_t>(difficulty - 2)];
+  problem.answer = difficulty == 2   ? concat(daily, " mg")
+                   : difficulty == 3 ? concat(course, " mg")
+                   : difficulty == 4 ? concat(volume, " ml")
+                                     : concat(bottles, bottles == 1 ? " bottle" : " bottles");
+  problem.rules += concat(" Example: ", difficulty <= 3 ? "2400 mg." : difficulty == 4 ? "480 ml." : "3 bottles.");
+  return problem;
 }
 
 // When an infusion ends: volume / rate is a whole number of hours.
-Problem infusion(Draw& draw) {
+Problem infusion_of_hours(Draw& draw) {
   constexpr std::array<int64_t, 2> kRates = {50, 100};
   const int64_t rate = draw.pick(kRates);
   const int64_t hours = draw.between(2, 8);
   const int64_t start = draw.between(6, 15);
   Problem problem;
-  problem.kind = "infusion";
   problem.rules = "An infusion takes volume / rate hours. Example: 14:00.";
   problem.parameters = concat("infusion ", rate, ' ', hours, ' ', start);
   problem.prompt = draw.below(2) == 0
                        ? concat("An infusion of ", rate * hours, " ml at ", rate, " ml per hour starts at ",
-                                clock_time(start), ". When does it end?")
-                       : concat("Infusion: ", rate * hours, " ml, rate ", rate, " ml/h, start ", clock_time(start),
+                                clock_time(start * 60), ". When does it end?")
+                       : concat("Infusion: ", rate * hours, " ml, rate ", rate, " ml/h, start ", clock_time(start * 60),
                                 ". End time?");
   problem.working = concat(rate * hours, " / ", rate, " = ", hours, " hours; ", start, " + ", hours, " = ",
                            start + hours);
-  problem.answer = clock_time(start + hours);
+  problem.answer = clock_time((start + hours) * 60);
   return problem;
 }
 
-Problem draw_problem(uint64_t seed, uint64_t index, uint32_t attempt) {
-  Draw draw(seed, kSite, index, attempt);
-  const int64_t kind = draw.below(10);
-  return kind < 7 ? coding(draw) : kind < 9 ? infusion(draw) : dose(draw);
+// Bags one after the other, in minutes: one (2), two (3), two and three with a flush after each but the last (4, 5).
+Problem infusion(Draw& draw, int64_t difficulty) {
+  if (difficulty == 1) return infusion_of_hours(draw);
+  constexpr std::array<int64_t, 6> kRates = {60, 90, 120, 150, 180, 240};  // ml per hour: ten minutes are a whole number of ml
+  const int64_t bags = difficulty == 2 ? 1 : difficulty == 5 ? 3 : 2;
+  const int64_t flush = difficulty >= 4 ? draw.between(1, 4) * 5 : 0;
+  const int64_t start = draw.between(60, 130) * 5;
+  int64_t time = start;
+  Problem problem;
+  problem.rules = "An infusion takes volume / rate hours. Bags follow one another without a pause but for a flush. Example: 14:20.";
+  problem.parameters = concat("infusion ", start, ' ', flush);
+  problem.working = clock_time(start);
+  std::vector<std::string> volumes;
+  for (int64_t bag = 0; bag < bags; ++bag) {
+    const int64_t rate = draw.pick(kRates), minutes = draw.between(3, 16) * 10, volume = rate * minutes / 60;
+    if (bag > 0 && flush > 0) {
+      time += flush;
+      problem.working += concat("; flush ", flush, " min: ", clock_time(time));
+    }
+    time += minutes;
+    problem.parameters += concat(' ', rate, ' ', volume);
+    problem.working += concat("; ", volume, " x 60 / ", rate, " = ", minutes, " min: ", clock_time(time));
+    volumes.push_back(concat(volume, " ml at ", rate, " ml/h"));
+  }
+  const std::string flushes = flush > 0 ? concat(", with a flush of ", flush, " minutes between two bags") : "";
+  const std::string list = join(volumes, ", then ");
+  switch (draw.below(3)) {
+    case 0: problem.prompt = concat("Infusion from ", clock_time(start), ": ", list, flushes, ". End time?"); break;
+    case 1: problem.prompt = concat("A patient gets ", list, flushes, ". Start: ", clock_time(start), ". When does the infusion end?"); break;
+    default: problem.prompt = concat("Start ", clock_time(start), "\n", join(volumes, "\n"), bags > 1 ? "\none after the other" : "", flushes, "\nWhen is it over?");
+  }
+  problem.answer = clock_time(time);
+  return problem;
 }
 
 }  // namespace
 
 Task healthcare_task() {
-  return {"healthcare",
-          "hospital administration: arrival codes by the house's table, dose orders with a limit, ends of infusions",
-          draw_problem};
+  return {.name = "healthcare",
+          .description = "hospital administration: arrival codes by the house's table, dose orders with a limit, ends of infusions",
+          .site = 0x48454131,
+          .kinds = {{"coding", "exact", 7, arrival_coding}, {"infusion", "exact", 2, infusion}, {"dose", "numeric", 1, dose}},
+          .ungraded = true};
 }
 
 }  // namespace tessera::data

@@ -11,8 +11,15 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "core/text.h"
+#include "data/tasks/agriculture.h"
+#include "data/tasks/draw.h"
+#include "data/tasks/education.h"
 #include "data/tasks/finance.h"
 #include "data/tasks/healthcare.h"
+#include "data/tasks/logistics.h"
+#include "data/tasks/manufacturing.h"
+#include "data/tasks/publishing.h"
+#include "data/tasks/security.h"
 
 namespace tessera::data {
 namespace {
@@ -20,8 +27,17 @@ namespace {
 constexpr uint32_t kBucketSite = 0x4255434b;
 constexpr uint64_t kNumBuckets = 5;  // one of them is held out
 constexpr uint64_t kExampleSeed = 0x6578616d706c65;
-constexpr const char* kFormat =
-    " Give one line of working, then a last line \"Answer: \" with the answer alone.\n\n";
+/// Told with worked examples; continues the rules.
+const char* format_of(Style style) {
+  switch (style) {
+    case Style::kWorking: return " Give one line of working, then a last line \"Answer: \" with the answer alone.\n\n";
+    case Style::kThink:
+      return " Think between <think> and </think>, then give a last line \"Answer: \" with the answer alone.\n\n";
+    case Style::kAnswer: return " Give one line, \"Answer: \" with the answer alone.\n\n";
+  }
+  return "";
+}
+
 constexpr uint32_t kMaxAttempts = 4000;
 constexpr uint32_t kMaxAttemptsToBeDistinct = 200;
 
@@ -70,12 +86,12 @@ bool parse_quantity(std::string text, double& value, std::string& unit) {
   return true;
 }
 
-/// Worked examples of one kind, from the train split.
-std::vector<Problem> examples_for(const Task& task, const std::string& kind, int64_t count) {
+/// Worked examples of one kind and difficulty, from the train split.
+std::vector<Problem> examples_for(const Task& task, const Problem& problem, int64_t count) {
   std::vector<Problem> found;
   for (uint64_t i = 0; static_cast<int64_t>(found.size()) < count && i < 4096; ++i) {
-    Problem candidate = task.draw(kExampleSeed, i, 0);
-    if (candidate.kind == kind && split_of(candidate.parameters) == Split::kTrain) found.push_back(std::move(candidate));
+    Problem candidate = task.draw(kExampleSeed, i, 0, problem.difficulty, nullptr);
+    if (candidate.kind == problem.kind && split_of(candidate.parameters) == Split::kTrain) found.push_back(std::move(candidate));
   }
   return found;
 }
@@ -88,8 +104,42 @@ Split parse_split(std::string_view name) {
   throw ConfigError(detail::concat("--split ", name, " is unknown; use train or heldout"));
 }
 
+Style parse_style(std::string_view name) {
+  if (name == "working") return Style::kWorking;
+  if (name == "think") return Style::kThink;
+  if (name == "answer") return Style::kAnswer;
+  throw ConfigError(detail::concat("--style ", name, " is unknown; use working, think or answer"));
+}
+
+std::string Problem::response(Style style) const {
+  const std::string line = "Answer: " + answer;
+  switch (style) {
+    case Style::kWorking: return working + "\n" + line;
+    case Style::kThink: return "<think>\n" + working + "\n</think>\n\n" + line;
+    case Style::kAnswer: return line;
+  }
+  return line;
+}
+
+Problem Task::draw(uint64_t seed, uint64_t index, uint32_t attempt, int64_t difficulty, const Kind* only) const {
+  Draw choices(seed, site, index, attempt);
+  int64_t total = 0;
+  for (const Kind& kind : kinds) total += kind.weight;
+  int64_t place = choices.below(total);
+  const Kind* chosen = kinds.data();
+  while (place >= chosen->weight) place -= (chosen++)->weight;
+  if (only) chosen = only;
+  if (difficulty == 0 && !ungraded) difficulty = choices.between(1, kMaxDifficulty);
+  Problem problem = chosen->draw(choices, std::max<int64_t>(difficulty, 1));
+  problem.kind = chosen->name;
+  problem.reward = chosen->reward;
+  problem.difficulty = difficulty;
+  return problem;
+}
+
 const std::vector<Task>& tasks() {
-  static const std::vector<Task> all = {healthcare_task(), finance_task()};
+  static const std::vector<Task> all = {healthcare_task(), finance_task(),  manufacturing_task(), agriculture_task(),
+                                        education_task(),  security_task(), logistics_task(),     publishing_task()};
   return all;
 }
 
@@ -104,14 +154,26 @@ const Task& find_task(std::string_view name) {
                                    nearest.empty() ? "" : "; did you mean " + nearest + "?", "; use ", join(names)));
 }
 
-std::vector<Problem> generate_problems(const Task& task, int64_t count, uint64_t seed, Split split) {
+const Kind& find_kind(const Task& task, std::string_view name) {
+  std::vector<std::string> names;
+  for (const Kind& kind : task.kinds) {
+    if (kind.name == name) return kind;
+    names.push_back(kind.name);
+  }
+  const std::string nearest = nearest_name(name, names);
+  throw ConfigError(detail::concat("--kind ", name, " is no kind of ", task.name,
+                                   nearest.empty() ? "" : "; did you mean " + nearest + "?", "; use ", join(names)));
+}
+
+std::vector<Problem> generate_problems(const Task& task, int64_t count, uint64_t seed, Split split, int64_t difficulty,
+                                       const Kind* only) {
   std::vector<Problem> problems;
   problems.reserve(static_cast<size_t>(count));
   std::unordered_set<std::string> seen;
   for (int64_t i = 0; i < count; ++i) {
     for (uint32_t attempt = 0;; ++attempt) {
       TESSERA_CHECK(attempt < kMaxAttempts, "task ", task.name, " has no problem in one of its splits");
-      Problem problem = task.draw(seed, static_cast<uint64_t>(i), attempt);
+      Problem problem = task.draw(seed, static_cast<uint64_t>(i), attempt, difficulty, only);
       if (split_of(problem.parameters) != split) continue;
       if (!seen.insert(problem.prompt).second && attempt < kMaxAttemptsToBeDistinct) continue;
       problems.push_back(std::move(problem));
@@ -122,40 +184,56 @@ std::vector<Problem> generate_problems(const Task& task, int64_t count, uint64_t
 }
 
 void SynthesisConfig::validate() const {
-  static_cast<void>(find_task(task));
+  const Task& found = find_task(task);
+  if (!kind.empty()) static_cast<void>(find_kind(found, kind));
   if (count < 1) throw ConfigError(detail::concat("--count ", count, " must be at least 1"));
   if (few_shot < 0 || few_shot > 16) throw ConfigError(detail::concat("--few-shot ", few_shot, " must lie in 0..16"));
+  if (difficulty < 0 || difficulty > kMaxDifficulty) {
+    throw ConfigError(detail::concat("--difficulty ", difficulty, " must lie in 1..", kMaxDifficulty, ", or be 0 for a mixture"));
+  }
 }
 
 std::vector<std::string> synthesize(const SynthesisConfig& config) {
   config.validate();
   const Task& task = find_task(config.task);
+  const Kind* only = config.kind.empty() ? nullptr : &find_kind(task, config.kind);
   std::vector<std::string> lines;
   const auto turn = [](const char* role, std::string content) {
     return nlohmann::ordered_json{{"role", role}, {"content", std::move(content)}};
   };
-  for (const Problem& problem : generate_problems(task, config.count, config.seed, config.split)) {
+  const auto problems = generate_problems(task, config.count, config.seed, config.split, config.difficulty, only);
+  for (const Problem& problem : problems) {
     nlohmann::ordered_json messages = nlohmann::ordered_json::array();
-    std::string preamble = config.few_shot > 0 ? problem.rules + kFormat : "";
-    for (const Problem& example : examples_for(task, problem.kind, config.few_shot)) {
+    std::string preamble = config.few_shot > 0 ? problem.rules + format_of(config.style) : "";
+    for (const Problem& example : examples_for(task, problem, config.few_shot)) {
       messages.push_back(turn("user", preamble + example.prompt));
-      messages.push_back(turn("assistant", example.response()));
+      messages.push_back(turn("assistant", example.response(config.style)));
       preamble.clear();
     }
     messages.push_back(turn("user", preamble + problem.prompt));
-    messages.push_back(turn("assistant", problem.response()));
+    messages.push_back(turn("assistant", problem.response(config.style)));
     nlohmann::ordered_json line;
     line["messages"] = std::move(messages);
     line["prompt"] = problem.prompt;
     line["answer"] = problem.answer;
     line["task"] = task.name;
     line["kind"] = problem.kind;
+    if (problem.difficulty > 0) {
+      line["difficulty"] = problem.difficulty;
+      line["reward"] = problem.reward;
+    }
     lines.push_back(line.dump());
   }
   return lines;
 }
 
 std::string extract_answer(std::string_view text) {
+  constexpr std::string_view kThoughtEnd = "</think>";
+  if (const size_t end = text.rfind(kThoughtEnd); end != std::string_view::npos) {
+    text.remove_prefix(end + kThoughtEnd.size());
+  } else if (text.find("<think>") != std::string_view::npos) {
+    return {};
+  }
   std::string_view found;
   if (const auto boxed = last_between(text, "\\boxed{", "}")) {
     found = *boxed;
