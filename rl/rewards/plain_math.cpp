@@ -3,12 +3,10 @@
 
 #include "rl/rewards/answer.h"
 #include "rl/rewards/number.h"
+#include "rl/rewards/number_reader.h"
 
 namespace tessera::rl {
 namespace {
-
-// A blank that may stand between groups of digits; in running text an ordinary blank may not.
-constexpr char kThin = '\x01';
 
 struct Spelling {
   std::string_view from, to;
