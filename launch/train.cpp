@@ -1,6 +1,7 @@
 #include "core/log.h"
 #include "launch/app.h"
 #include "recipes/recipe.h"
+#include "rl/preference.h"
 #include "rl/reinforcement.h"
 #include "trainer/trainer.h"
 
@@ -26,6 +27,8 @@ Command train_command(CLI::App& cli) {
                                     .stop_requested = app.stop_requested};
     if (recipe.rl) {
       rl::Reinforcement(recipe.config, *recipe.rl, how, app.world).train();
+    } else if (recipe.dpo) {
+      rl::Preference(recipe.config, *recipe.dpo, how, app.world).train();
     } else {
       trainer::Trainer(recipe.config, how, app.world).train();
     }

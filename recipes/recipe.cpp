@@ -14,7 +14,7 @@ namespace tessera::recipes {
 namespace {
 
 // Sections of the recipe language that this version reads no further than to say so.
-const std::set<std::string> kLaterSections = {"dpo", "distill"};
+const std::set<std::string> kLaterSections = {"distill"};
 
 /// Reads a struct from a map, and complains about keys nobody asked for.
 class Reader {
@@ -213,7 +213,10 @@ Recipe resolve(const ConfigNode& node) {
     recipe.config.validate();
     if (recipe.config.task == "grpo" && !recipe.rl) throw ConfigError("task = grpo needs the section rl, with rl.rewards");
     if (recipe.config.task != "grpo" && recipe.rl) throw ConfigError("rl belongs to task: grpo, and the task is " + recipe.config.task + "; leave the section out");
+    if (recipe.config.task != "dpo" && recipe.dpo) throw ConfigError("dpo belongs to task: dpo, and the task is " + recipe.config.task + "; leave the section out");
     if (recipe.rl) recipe.rl->validate();
+    if (recipe.config.task == "dpo" && !recipe.dpo) recipe.dpo.emplace();
+    if (recipe.dpo) recipe.dpo->validate();
   } catch (const ConfigError& error) {
     throw ConfigError(located(node, error.what()));
   }

@@ -8,13 +8,15 @@
 #include <vector>
 
 #include "rl/config.h"
+#include "rl/preference.h"
 #include "trainer/config.h"
 
 namespace tessera::recipes {
 
 struct Recipe {
   trainer::TrainerConfig config;
-  std::optional<rl::RlConfig> rl;  // of task: grpo
+  std::optional<rl::RlConfig> rl;    // of task: grpo
+  std::optional<rl::DpoConfig> dpo;  // of task: dpo, which may leave it out
   /// The resolved recipe: every key with its value.
   std::string yaml;
   /// The same as flat keys ("optimizer.lr"), for comparing runs.

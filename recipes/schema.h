@@ -190,9 +190,16 @@ void describe(Visitor& v, trainer::TrainerConfig& c) {
 }
 
 template <typename Visitor>
+void describe(Visitor& v, rl::DpoConfig& c) {
+  v.field("beta", c.beta);
+  v.field("label_smoothing", c.label_smoothing);
+}
+
+template <typename Visitor>
 void describe(Visitor& v, Recipe& recipe) {
   describe(v, recipe.config);
   v.optional_section("rl", recipe.rl);
+  v.optional_section("dpo", recipe.dpo);
 }
 
 }  // namespace tessera::recipes

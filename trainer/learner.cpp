@@ -120,7 +120,7 @@ void Learner::check_model(const model::ModelConfig& model, const data::Tokenizer
   if (tokenizer.vocab_size() > model.vocab_size)
     throw ConfigError(detail::concat("the tokenizer has ", tokenizer.vocab_size(), " tokens, the model's vocab_size is ",
                                      model.vocab_size, "; use the tokenizer that belongs to the model"));
-  if (config_.task != "grpo" && config_.data.sequence_length > model.max_position_embeddings)
+  if (config_.task != "grpo" && config_.task != "dpo" && config_.data.sequence_length > model.max_position_embeddings)
     log::warn("data.sequence_length = ", config_.data.sequence_length, " is more than the model's max_position_embeddings = ",
               model.max_position_embeddings, ": longer documents would train positions that it does not know");
 }

@@ -5,6 +5,7 @@ bit; every objective runs; rewards that fail are contained.
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -108,6 +109,37 @@ def every_objective(root):
         print(f"{name}: reward {first:.2f} -> {last:.2f}", flush=True)
 
 
+def preferences(root):
+    """DPO: the loss begins at ln 2, the chosen answers become likelier, layouts and a resumed run agree."""
+    bench = Bench(root, "deepseek", DEEPSEEK)
+    pairs = write_jsonl(root / "pairs.jsonl", [{"prompt": f"{i} and {i % 5}: ", "chosen": "yes" + " very" * (i % 3), "rejected": "no" + " way" * (i % 4)}
+                                               for i in range(30)])
+    settings = dict(steps=8, rollouts=8, per_microbatch=2, optimizer={"lr": 5e-4, "weight_decay": 0.0}, checkpoint={"every": 4, "keep": 3},
+                    data={"train": [{"path": str(pairs)}], "validation": [{"path": str(pairs)}]})
+
+    def recipe(label, **layout):
+        path, output = bench.recipe(label, **settings, **layout)
+        rl = json.loads(path.read_text())
+        del rl["rl"]
+        path.write_text(json.dumps({**rl, "task": "dpo", "dpo": {"beta": 0.5}}))
+        return path, output
+
+    path, output = recipe("np1")
+    run("train", path)
+    base = read_jsonl(output / "metrics.jsonl")
+    assert abs(base[0]["loss"] - 0.693147) < 1e-5 and base[0]["reward_margin"] == 0, base[0]
+    assert base[-1]["loss"] < 0.6 and base[-1]["preference_accuracy"] > 0.9 and base[-1]["validation_preference_accuracy"] > 0.9, base[-1]
+    assert base[-1]["reward_chosen"] > 0 > base[-1]["reward_rejected"], base[-1]
+    for ranks, layout in ((2, {}), (2, {"ep": 2}), (4, {"pp": 2, "ep": 2, "schedule": "dualpipe"}), (2, {"pp": 2, "schedule": "zb_v"})):
+        path, output = recipe(f"np{ranks}-{'-'.join(map(str, layout.values()))}", **layout)
+        run("train", path, "train.steps=4", ranks=ranks)
+        run("train", path, ranks=ranks)  # resumed, with the reference of the start
+        rows = read_jsonl(output / "metrics.jsonl")
+        worst = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(rows, base))
+        assert len(rows) == 8 and worst < LOSS_BOUND, (layout, worst)
+        print(f"dpo np {ranks} {layout}: {worst:.1e}", flush=True)
+
+
 def what_fails_is_contained(root):
     bench = Bench(root, "qwen", QWEN)
     # Equal rewards: nothing is learnt, and that is said.
@@ -147,7 +179,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    parts = [same_in_every_layout, killed_runs_go_on, every_objective, what_fails_is_contained]
+    parts = [same_in_every_layout, killed_runs_go_on, every_objective, preferences, what_fails_is_contained]
     failed = 0
     for part in parts:
         if options.only not in part.__name__:

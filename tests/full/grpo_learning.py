@@ -40,7 +40,7 @@ def learn(root, seed, steps):
     sft = write_recipe(root / f"sft-{seed}.json", "unused", root / "sft.jsonl", root / f"sft-{seed}", seed=seed,
                        model={"config": MODEL, "tokenizer": str(root / "tokenizer")}, data={"sequence_length": 256},
                        optimizer={"lr": 2e-3, "weight_decay": 0.0}, lr_schedule={"name": "cosine", "warmup_steps": 10},
-                       train={"steps": 60, "sequences_per_step": 16, "sequences_per_microbatch": 8}, moe={"bias_update_rate": 1e-3},
+                       train={"steps": 50, "sequences_per_step": 16, "sequences_per_microbatch": 8}, moe={"bias_update_rate": 1e-3},
                        checkpoint={"every": 0, "keep": 1})
     sft.write_text(sft.read_text().replace('"path": "unused",', ""))
     run("train", sft, ranks=2)

@@ -108,7 +108,7 @@ TEST(Recipe, WrongValuesNameTheKeyTheLineAndTheRemedy) {
       {"checkpoint: {keep: 0}", "checkpoint.keep = 0 must be at least 1"},
       {"communication: {timeout_seconds: 0}", "communication.timeout_seconds = 0 must be at least 1"},
       {"task: grpo", "task = grpo needs the section rl"},
-      {"task: dpo", "task = dpo is not available in this version"},
+      {"task: distill", "task = distill is not available in this version"},
       {"task: sff", "task = 'sff' is not known"},
       {"precision: {compute: bfloat16}", "precision.compute = bfloat16 needs a GPU build"},
       {"precision: {fp8: blockwise}", "precision.fp8 = blockwise is not available"},
@@ -117,7 +117,7 @@ TEST(Recipe, WrongValuesNameTheKeyTheLineAndTheRemedy) {
       {"moe: {z_los: 1}", "moe.z_los is not a known key; did you mean 'z_loss'?"},
       {"mtp: {loss_weight: .nan}", "mtp.loss_weight"},
       {"rl: {temperature: 1.0}", "rl belongs to task: grpo"},
-      {"dpo: {beta: 0.1}", "dpo is not available in this version"},
+      {"dpo: {beta: 0.1}", "dpo belongs to task: dpo"},
   };
   for (const auto& [line, message] : cases) {
     const std::string text = refusal(kSmallest + line + "\n");
