@@ -158,6 +158,14 @@ TEST_P(EveryKind, IsDrawnAlone) {
   for (const std::string& line : lines) EXPECT_EQ(nlohmann::json::parse(line).at("kind"), kind().name);
 }
 
+TEST_P(EveryKind, HasNoAnswerThatIsRightForAFifth) {
+  for (int64_t difficulty = 0; difficulty <= kMaxDifficulty; ++difficulty) {
+    std::map<std::string, int> answers;
+    for (const Problem& p : generate_problems(task(), 500, 9, Split::kTrain, difficulty, &kind())) ++answers[p.answer];
+    for (const auto& [answer, count] : answers) EXPECT_LE(count, 100) << difficulty << ": " << answer;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Tasks, EveryKind, testing::ValuesIn(all_kinds()),
                          [](const auto& info) { return info.param.first + "_" + info.param.second; });
 
