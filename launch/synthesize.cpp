@@ -22,12 +22,17 @@ Command synthesize_command(CLI::App& cli) {
   cli.add_option("task", config.task, "one of: " + names)->required();
   cli.add_option("--count", config.count, "number of problems")->capture_default_str();
   cli.add_option("--seed", config.seed, "another seed draws other problems")->capture_default_str();
-  cli.add_option("--split", options->split, "train or heldout; the two share no problem, whatever seed and difficulty")->capture_default_str();
-  cli.add_option("--difficulty", config.difficulty, "1 (one step) to 5 (several steps and records); 0 = mixed")->capture_default_str();
-  cli.add_option("--kind", config.kind, "problems of this kind only; all kinds if left out");
-  cli.add_option("--style", options->style, "the assistant's turn: working (a line of it, then the answer), think (the working in <think>, then the answer) or answer (alone)")
+  cli.add_option("--split", options->split, "train or heldout; the two share no problem, whatever seed and difficulty")
       ->capture_default_str();
-  cli.add_option("--few-shot", config.few_shot, "worked examples and the rules in front of each problem")->capture_default_str();
+  cli.add_option("--difficulty", config.difficulty, "1 (one step) to 5 (several steps and records); 0 = mixed")
+      ->capture_default_str();
+  cli.add_option("--kind", config.kind, "problems of this kind only; all kinds if left out");
+  cli.add_option("--style", options->style,
+                 "the assistant's turn: working (a line of it, then the answer), think (the working in <think>, then "
+                 "the answer) or answer (alone)")
+      ->capture_default_str();
+  cli.add_option("--few-shot", config.few_shot, "worked examples and the rules in front of each problem")
+      ->capture_default_str();
   cli.add_option("--output", options->output, "JSONL; standard output if left out");
   return [options](App& app) {
     options->config.split = data::parse_split(options->split);

@@ -24,9 +24,9 @@ Problem gross_of_net(Draw& draw) {
   Problem problem;
   problem.rules = "Gross is net plus VAT. Example: 240 EUR.";
   problem.parameters = concat("gross ", rate, ' ', net);
-  problem.prompt = draw.below(2) == 0 ? concat("Net ", net, " EUR, VAT ", rate, "%. Gross amount?")
-                                      : concat("An invoice is ", net, " EUR net with ", rate,
-                                               "% VAT. How much is payable?");
+  problem.prompt = draw.below(2) == 0
+                       ? concat("Net ", net, " EUR, VAT ", rate, "%. Gross amount?")
+                       : concat("An invoice is ", net, " EUR net with ", rate, "% VAT. How much is payable?");
   problem.working = concat(rate, "% of ", net, " = ", tax, "; ", net, " + ", tax, " = ", net + tax);
   problem.answer = concat(net + tax, " EUR");
   return problem;
@@ -36,12 +36,15 @@ Problem gross_of_net(Draw& draw) {
 Problem gross(Draw& draw, int64_t difficulty) {
   if (difficulty == 1) return gross_of_net(draw);
   constexpr std::array<int64_t, 3> kRates = {5, 10, 20};
-  constexpr std::array<const char*, 10> kItems = {"desks", "chairs", "lamps", "phones", "tablets", "printers", "cameras", "shelves", "routers", "screens"};
+  constexpr std::array<const char*, 10> kItems = {"desks",    "chairs",  "lamps",   "phones",  "tablets",
+                                                  "printers", "cameras", "shelves", "routers", "screens"};
   const int64_t num_lines = difficulty - 1;
   const int64_t discount = draw.pick(kRates);
   const auto items = draw.several(kItems, num_lines);
   Problem problem;
-  problem.rules = "A line is quantity times price, less the discount, plus its VAT. Gross is the sum of the lines. Example: 1254 EUR.";
+  problem.rules =
+      "A line is quantity times price, less the discount, plus its VAT. Gross is the sum of the lines. Example: 1254 "
+      "EUR.";
   problem.parameters = concat("gross ", discount);
   std::vector<std::string> lines, steps, sums;
   int64_t total = 0;
@@ -53,13 +56,20 @@ Problem gross(Draw& draw, int64_t difficulty) {
     total += sum;
     problem.parameters += concat(' ', quantity, ' ', price, ' ', rate);
     lines.push_back(concat(quantity, ' ', item, " at ", price, " EUR, VAT ", rate, '%'));
-    steps.push_back(concat(quantity, " x ", price, " = ", list, "; less ", discount, "% = ", money(net), "; plus ", rate, "% = ", money(sum)));
+    steps.push_back(concat(quantity, " x ", price, " = ", list, "; less ", discount, "% = ", money(net), "; plus ",
+                           rate, "% = ", money(sum)));
     sums.push_back(money(sum));
   }
   switch (draw.below(3)) {
-    case 0: problem.prompt = concat("Order: ", join(lines, "; "), ". Discount ", discount, "% on all. Gross amount in EUR?"); break;
-    case 1: problem.prompt = concat("Net prices\n", join(lines, "\n"), "\nDiscount: ", discount, "%\nGross total in EUR?"); break;
-    default: problem.prompt = concat("Net prices, ", discount, "% off: ", join(lines, "; "), ". How many EUR do we pay with VAT?");
+    case 0:
+      problem.prompt = concat("Order: ", join(lines, "; "), ". Discount ", discount, "% on all. Gross amount in EUR?");
+      break;
+    case 1:
+      problem.prompt = concat("Net prices\n", join(lines, "\n"), "\nDiscount: ", discount, "%\nGross total in EUR?");
+      break;
+    default:
+      problem.prompt =
+          concat("Net prices, ", discount, "% off: ", join(lines, "; "), ". How many EUR do we pay with VAT?");
   }
   problem.working = join(steps, "; ");
   if (num_lines > 1) problem.working += concat("; ", join(sums, " + "), " = ", money(total));
@@ -85,7 +95,8 @@ Problem due_soon(Draw& draw) {
                                 " (not a leap year). When is payment due?");
   problem.working = concat(day, " + ", term, " = ", sum, "; ", first, " has ", days_of_month(month), " days");
   if (next) problem.working += concat("; ", sum, " - ", days_of_month(month), " = ", sum - days_of_month(month));
-  problem.answer = next ? concat(sum - days_of_month(month), ' ', month_name((month + 1) % 12)) : concat(sum, ' ', first);
+  problem.answer =
+      next ? concat(sum - days_of_month(month), ' ', month_name((month + 1) % 12)) : concat(sum, ' ', first);
   return problem;
 }
 
@@ -122,7 +133,9 @@ Problem due(Draw& draw, int64_t difficulty) {
                                   : concat("Dated ", from, ", an invoice is to be paid within ", term, " days");
   const auto add = [&](const Day& day, int64_t days) {
     std::string step = concat(date(day.day), " + ", days, " days = ", date_steps(day.day, days));
-    if (difficulty >= 3) step += concat("; ", weekday(day.weekday), " + ", days % 7, " = ", weekday(day.weekday + days));
+    if (difficulty >= 3) {
+      step += concat("; ", weekday(day.weekday), " + ", days % 7, " = ", weekday(day.weekday + days));
+    }
     return step;
   };
   problem.working = add(begin, term);
@@ -143,7 +156,8 @@ Problem due(Draw& draw, int64_t difficulty) {
     problem.working.insert(0, concat("later: ", delivered_later ? "delivery" : "invoice", "; "));
   }
   if (difficulty == 5) {
-    facts += concat(". Unpaid, a first reminder follows ", first, " days after the due date and a second ", second, " days after the first");
+    facts += concat(". Unpaid, a first reminder follows ", first, " days after the due date and a second ", second,
+                    " days after the first");
     problem.rules += " Reminders move like due dates.";
     problem.parameters += concat(' ', first, ' ', second);
     for (const int64_t days : {first, second}) {
@@ -152,7 +166,9 @@ Problem due(Draw& draw, int64_t difficulty) {
       move();
     }
   }
-  const std::string question = difficulty == 5 ? "When is the second reminder?" : form == 1 ? "When is payment due?" : "Due date?";
+  const std::string question = difficulty == 5 ? "When is the second reminder?"
+                               : form == 1     ? "When is payment due?"
+                                               : "Due date?";
   problem.prompt = concat(facts, " (no leap year", difficulty >= 3 ? ", weekends move to Monday). " : "). ", question);
   problem.rules += " Example: 14 March.";
   problem.answer = date(result.day);

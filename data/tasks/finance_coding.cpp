@@ -24,18 +24,20 @@ constexpr std::array<Account, 8> kAccounts = {{
     {"TRV", {"train tickets", "hotel nights", "flights", "taxi rides", "airport parking", "car rental"}},
     {"OFF", {"printer paper", "pens", "toner cartridges", "folders", "desk lamps", "envelopes"}},
     {"ITE", {"laptops", "monitors", "keyboards", "docking stations", "servers", "hard drives"}},
-    {"SWL", {"software licenses", "cloud hosting", "antivirus subscription", "database license", "video call plan",
-             "backup service"}},
+    {"SWL",
+     {"software licenses", "cloud hosting", "antivirus subscription", "database license", "video call plan",
+      "backup service"}},
     {"MKT", {"online ads", "flyers", "trade fair booth", "radio spots", "promotional mugs", "billboard rental"}},
     {"LEG", {"legal advice", "notary fees", "contract review", "audit fees", "tax consulting", "patent filing"}},
     {"UTL", {"electricity bill", "water bill", "gas bill", "internet line", "waste collection", "heating oil"}},
-    {"TRN", {"language course", "safety training", "sales workshop", "exam fees", "conference pass", "first aid course"}},
+    {"TRN",
+     {"language course", "safety training", "sales workshop", "exam fees", "conference pass", "first aid course"}},
 }};
 
 constexpr std::array<const char*, 20> kSuppliers = {
-    "Alder Ltd", "Birch & Co", "Cedar AG",  "Delta GmbH", "Elm Supplies", "Fjord AS",  "Grove Inc",  "Harbor LLC", "Iris SA",
-    "Juniper BV", "Kestrel",   "Lumen SpA", "Maple Corp", "Nordic AB",    "Oak House", "Pine Works", "Quarry Ltd", "Ridge KG",
-    "Summit SE",  "Tarn plc"};
+    "Alder Ltd",  "Birch & Co", "Cedar AG",   "Delta GmbH", "Elm Supplies", "Fjord AS",   "Grove Inc",
+    "Harbor LLC", "Iris SA",    "Juniper BV", "Kestrel",    "Lumen SpA",    "Maple Corp", "Nordic AB",
+    "Oak House",  "Pine Works", "Quarry Ltd", "Ridge KG",   "Summit SE",    "Tarn plc"};
 
 constexpr std::array<const char*, 3> kOrigins = {"domestic", "EU", "overseas"};
 
@@ -101,12 +103,13 @@ Problem code_of_one(Draw& draw, bool with_discount) {
                               invoice.origin_name(), ".");
       break;
     case 1:
-      problem.prompt = concat("Invoice\nSupplier: ", invoice.supplier, " (", invoice.origin_name(), ")\nItem: ", invoice.item,
-                              with_discount ? "\nAmount: " : "\nNet: ", amount, "\nBooking code?");
+      problem.prompt =
+          concat("Invoice\nSupplier: ", invoice.supplier, " (", invoice.origin_name(), ")\nItem: ", invoice.item,
+                 with_discount ? "\nAmount: " : "\nNet: ", amount, "\nBooking code?");
       break;
     default:
-      problem.prompt = concat(invoice.supplier, ", ", invoice.origin_name(), " supplier, bills ", amount, " for ", invoice.item,
-                              ". What is the booking code?");
+      problem.prompt = concat(invoice.supplier, ", ", invoice.origin_name(), " supplier, bills ", amount, " for ",
+                              invoice.item, ". What is the booking code?");
   }
   problem.working = invoice.steps();
   problem.answer = invoice.code();
@@ -126,7 +129,8 @@ Problem code_of_several(Draw& draw, int64_t count) {
     invoices.push_back(invoice);
   }
   Problem problem;
-  problem.rules = concat(kRules, " Net is what is left after the discount. Order: the largest net first. Example: LEG-C2, TRV-A1.");
+  problem.rules =
+      concat(kRules, " Net is what is left after the discount. Order: the largest net first. Example: LEG-C2, TRV-A1.");
   problem.parameters = "coding";
   const int64_t form = draw.below(3);
   std::string records;
@@ -137,9 +141,11 @@ Problem code_of_several(Draw& draw, int64_t count) {
     if (form == 1) records += concat("\n- ", i.item, " from ", i.supplier, " (", i.origin_name(), "), ", amount);
     if (form == 2) records += concat('\n', i.supplier, " (", i.origin_name(), "): ", amount, " for ", i.item);
   }
-  problem.prompt = form == 0   ? "Book these invoices, the largest net amount first:" + records
-                   : form == 1 ? "Invoices\n" + records.substr(1) + "\nBooking codes, from the largest net to the smallest?"
-                               : concat("Today's post, ", count, " invoices:", records, "\nGive the booking codes in the order of net, largest first.");
+  problem.prompt = form == 0 ? "Book these invoices, the largest net amount first:" + records
+                   : form == 1
+                       ? "Invoices\n" + records.substr(1) + "\nBooking codes, from the largest net to the smallest?"
+                       : concat("Today's post, ", count, " invoices:", records,
+                                "\nGive the booking codes in the order of net, largest first.");
   for (const Invoice& i : invoices) problem.working += concat(i.steps(), "; code ", i.code(), "; ");
   std::sort(invoices.begin(), invoices.end(), [](const Invoice& a, const Invoice& b) { return a.net() > b.net(); });
   std::vector<std::string> order, codes;

@@ -12,11 +12,22 @@ struct Month {
   int64_t days;
 };
 
-constexpr std::array<Month, 12> kMonths = {{{"January", 31}, {"February", 28}, {"March", 31}, {"April", 30},
-                                            {"May", 31}, {"June", 30}, {"July", 31}, {"August", 31},
-                                            {"September", 30}, {"October", 31}, {"November", 30}, {"December", 31}}};
+constexpr std::array<Month, 12> kMonths = {{{"January", 31},
+                                            {"February", 28},
+                                            {"March", 31},
+                                            {"April", 30},
+                                            {"May", 31},
+                                            {"June", 30},
+                                            {"July", 31},
+                                            {"August", 31},
+                                            {"September", 30},
+                                            {"October", 31},
+                                            {"November", 30},
+                                            {"December", 31}}};
 
-std::string two_digits(int64_t value) { return {static_cast<char>('0' + value / 10), static_cast<char>('0' + value % 10)}; }
+std::string two_digits(int64_t value) {
+  return {static_cast<char>('0' + value / 10), static_cast<char>('0' + value % 10)};
+}
 
 }  // namespace
 
@@ -33,7 +44,9 @@ std::string fill_places(std::string_view pattern, const std::vector<std::string>
   return text;
 }
 
-std::string count_of(int64_t count, std::string_view thing) { return detail::concat(count, ' ', thing, count == 1 ? "" : "s"); }
+std::string count_of(int64_t count, std::string_view thing) {
+  return detail::concat(count, ' ', thing, count == 1 ? "" : "s");
+}
 
 std::string clock_time(int64_t minutes) {
   TESSERA_CHECK(minutes >= 0 && minutes < 24 * 60, "no time of a day: ", minutes, " minutes");
@@ -47,7 +60,9 @@ std::string fixed(int64_t value, int digits) {
   return wanted == 0 ? text : text.insert(text.size() - wanted, 1, '.');
 }
 
-std::string money(int64_t hundredths) { return hundredths % 100 == 0 ? std::to_string(hundredths / 100) : fixed(hundredths, 2); }
+std::string money(int64_t hundredths) {
+  return hundredths % 100 == 0 ? std::to_string(hundredths / 100) : fixed(hundredths, 2);
+}
 
 std::string shortest(int64_t value, int digits) {
   std::string text = fixed(value, digits);
@@ -85,7 +100,8 @@ std::string date_steps(int64_t day_of_year, int64_t days) {
 }
 
 std::string weekday(int64_t day) {
-  constexpr std::array<const char*, 7> kNames = {"Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"};
+  constexpr std::array<const char*, 7> kNames = {"Monday", "Tuesday",  "Wednesday", "Thursday",
+                                                 "Friday", "Saturday", "Sunday"};
   return kNames[static_cast<size_t>(day % 7)];
 }
 

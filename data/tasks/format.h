@@ -43,8 +43,8 @@ template <typename... Values>
 /// "14 March" for a day of a year of 365 days, 0 = 1 January; later days lie in the next year.
 [[nodiscard]] std::string date(int64_t day_of_year);
 
-/// How to find the date `days` after a day of the year: (30 September, 90) -> "120 September = 90 October = 59 November =
-/// 29 December".
+/// How to find the date `days` after a day of the year: (30 September, 90) -> "120 September = 90 October = 59 November
+/// = 29 December".
 [[nodiscard]] std::string date_steps(int64_t day_of_year, int64_t days);
 
 /// "Monday" for 0; later days lie in the next week.

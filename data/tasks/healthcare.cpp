@@ -30,11 +30,10 @@ Problem single_dose(Draw& draw) {
   Problem problem;
   problem.rules = "A dose is weight times rate, but never above the limit. Example: 120 mg.";
   problem.parameters = concat("dose ", rate, ' ', weight, ' ', limit);
-  problem.prompt = draw.below(2) == 0
-                       ? concat("Dose order: ", rate, " mg per kg, weight ", weight, " kg, at most ", limit,
-                                " mg. Dose in mg?")
-                       : concat("A patient weighs ", weight, " kg. The order says ", rate, " mg per kg, limit ", limit,
-                                " mg. How many mg are given?");
+  problem.prompt = draw.below(2) == 0 ? concat("Dose order: ", rate, " mg per kg, weight ", weight, " kg, at most ",
+                                               limit, " mg. Dose in mg?")
+                                      : concat("A patient weighs ", weight, " kg. The order says ", rate,
+                                               " mg per kg, limit ", limit, " mg. How many mg are given?");
   problem.working = concat(weight, " x ", rate, " = ", product, "; limit ", limit, "; smaller: ", given);
   problem.answer = concat(given, " mg");
   return problem;
@@ -46,17 +45,22 @@ Problem dose(Draw& draw, int64_t difficulty) {
   const int64_t rate = draw.between(1, 4) * 10, weight = draw.between(8, 75), product = rate * weight;
   const int64_t limit = draw.below(3) == 0 ? product / 20 * 10 : (product / 50 + 1 + draw.below(3)) * 50;
   const int64_t given = std::min(product, limit), doses = draw.between(2, 5), days = draw.between(3, 14);
-  const int64_t strength = draw.pick(std::array<int64_t, 3>{2, 5, 10}), bottle = draw.pick(std::array<int64_t, 4>{100, 150, 200, 250});
+  const int64_t strength = draw.pick(std::array<int64_t, 3>{2, 5, 10}),
+                bottle = draw.pick(std::array<int64_t, 4>{100, 150, 200, 250});
   const int64_t daily = given * doses, course = daily * days, volume = course / strength;
   const int64_t bottles = divide_up(volume, bottle);
   const int64_t form = draw.below(3);
-  std::string facts = form == 0   ? concat("Order: ", rate, " mg per kg a dose, limit ", limit, " mg a dose, ", doses, " doses a day; weight ", weight, " kg")
-                      : form == 1 ? concat("A patient of ", weight, " kg gets ", doses, " doses a day of ", rate, " mg per kg each, at most ", limit, " mg each")
-                                  : concat("Weight ", weight, " kg; ", rate, " mg per kg a dose, never above ", limit, " mg; ", doses, " doses a day");
+  std::string facts = form == 0   ? concat("Order: ", rate, " mg per kg a dose, limit ", limit, " mg a dose, ", doses,
+                                           " doses a day; weight ", weight, " kg")
+                      : form == 1 ? concat("A patient of ", weight, " kg gets ", doses, " doses a day of ", rate,
+                                           " mg per kg each, at most ", limit, " mg each")
+                                  : concat("Weight ", weight, " kg; ", rate, " mg per kg a dose, never above ", limit,
+                                           " mg; ", doses, " doses a day");
   Problem problem;
   problem.rules = "A dose is weight times rate, but never above the limit.";
   problem.parameters = concat("dose ", rate, ' ', weight, ' ', limit, ' ', doses);
-  problem.working = concat(weight, " x ", rate, " = ", product, "; limit ", limit, "; smaller: ", given, "; ", given, " x ", doses, " = ", daily);
+  problem.working = concat(weight, " x ", rate, " = ", product, "; limit ", limit, "; smaller: ", given, "; ", given,
+                           " x ", doses, " = ", daily);
   if (difficulty >= 3) {
     facts += concat(", for ", days, " days");
     problem.parameters += concat(' ', days);
@@ -73,8 +77,8 @@ Problem dose(Draw& draw, int64_t difficulty) {
     problem.parameters += concat(' ', bottle);
     problem.working += concat(" ml; ", volume, " / ", bottle, " rounded up = ", bottles);
   }
-  constexpr std::array<const char*, 4> kQuestions = {". How many mg a day?", ". How many mg in all?", ". How many ml in all?",
-                                                     ". How many bottles are needed?"};
+  constexpr std::array<const char*, 4> kQuestions = {". How many mg a day?", ". How many mg in all?",
+                                                     ". How many ml in all?", ". How many bottles are needed?"};
   problem.prompt = facts + kQuestions[static_cast<size_t>(difficulty - 2)];
   problem.answer = difficulty == 2   ? concat(daily, " mg")
                    : difficulty == 3 ? concat(course, " mg")
@@ -93,13 +97,12 @@ Problem infusion_of_hours(Draw& draw) {
   Problem problem;
   problem.rules = "An infusion takes volume / rate hours. Example: 14:00.";
   problem.parameters = concat("infusion ", rate, ' ', hours, ' ', start);
-  problem.prompt = draw.below(2) == 0
-                       ? concat("An infusion of ", rate * hours, " ml at ", rate, " ml per hour starts at ",
-                                clock_time(start * 60), ". When does it end?")
-                       : concat("Infusion: ", rate * hours, " ml, rate ", rate, " ml/h, start ", clock_time(start * 60),
-                                ". End time?");
-  problem.working = concat(rate * hours, " / ", rate, " = ", hours, " hours; ", start, " + ", hours, " = ",
-                           start + hours);
+  problem.prompt = draw.below(2) == 0 ? concat("An infusion of ", rate * hours, " ml at ", rate,
+                                               " ml per hour starts at ", clock_time(start * 60), ". When does it end?")
+                                      : concat("Infusion: ", rate * hours, " ml, rate ", rate, " ml/h, start ",
+                                               clock_time(start * 60), ". End time?");
+  problem.working =
+      concat(rate * hours, " / ", rate, " = ", hours, " hours; ", start, " + ", hours, " = ", start + hours);
   problem.answer = clock_time((start + hours) * 60);
   return problem;
 }
@@ -107,13 +110,15 @@ Problem infusion_of_hours(Draw& draw) {
 // Bags one after the other, in minutes: one (2), two (3), two and three with a flush after each but the last (4, 5).
 Problem infusion(Draw& draw, int64_t difficulty) {
   if (difficulty == 1) return infusion_of_hours(draw);
-  constexpr std::array<int64_t, 6> kRates = {60, 90, 120, 150, 180, 240};  // ml per hour: ten minutes are a whole number of ml
+  constexpr std::array<int64_t, 6> kRates = {60,  90,  120,
+                                             150, 180, 240};  // ml per hour: ten minutes are a whole number of ml
   const int64_t bags = difficulty == 2 ? 1 : difficulty == 5 ? 3 : 2;
   const int64_t flush = difficulty >= 4 ? draw.between(1, 4) * 5 : 0;
   const int64_t start = draw.between(60, 130) * 5;
   int64_t time = start;
   Problem problem;
-  problem.rules = "An infusion takes volume / rate hours. Bags follow one another without a pause but for a flush. Example: 14:20.";
+  problem.rules =
+      "An infusion takes volume / rate hours. Bags follow one another without a pause but for a flush. Example: 14:20.";
   problem.parameters = concat("infusion ", start, ' ', flush);
   problem.working = clock_time(start);
   std::vector<std::string> volumes;
@@ -131,9 +136,16 @@ Problem infusion(Draw& draw, int64_t difficulty) {
   const std::string flushes = flush > 0 ? concat(", with a flush of ", flush, " minutes between two bags") : "";
   const std::string list = join(volumes, ", then ");
   switch (draw.below(3)) {
-    case 0: problem.prompt = concat("Infusion from ", clock_time(start), ": ", list, flushes, ". End time?"); break;
-    case 1: problem.prompt = concat("A patient gets ", list, flushes, ". Start: ", clock_time(start), ". When does the infusion end?"); break;
-    default: problem.prompt = concat("Start ", clock_time(start), "\n", join(volumes, "\n"), bags > 1 ? "\none after the other" : "", flushes, "\nWhen is it over?");
+    case 0:
+      problem.prompt = concat("Infusion from ", clock_time(start), ": ", list, flushes, ". End time?");
+      break;
+    case 1:
+      problem.prompt =
+          concat("A patient gets ", list, flushes, ". Start: ", clock_time(start), ". When does the infusion end?");
+      break;
+    default:
+      problem.prompt = concat("Start ", clock_time(start), "\n", join(volumes, "\n"),
+                              bags > 1 ? "\none after the other" : "", flushes, "\nWhen is it over?");
   }
   problem.answer = clock_time(time);
   return problem;
@@ -142,11 +154,15 @@ Problem infusion(Draw& draw, int64_t difficulty) {
 }  // namespace
 
 Task healthcare_task() {
-  return {.name = "healthcare",
-          .description = "hospital administration: arrival codes by the house's table, dose orders with a limit, ends of infusions",
-          .site = 0x48454131,
-          .kinds = {{"coding", "exact", 7, arrival_coding}, {"infusion", "exact", 2, infusion}, {"dose", "numeric", 1, dose}},
-          .ungraded = true};
+  return {
+      .name = "healthcare",
+      .description =
+          "hospital administration: arrival codes by the house's table, dose orders with a limit, ends of infusions",
+      .site = 0x48454131,
+      .kinds = {{"coding", "exact", 7, arrival_coding},
+                {"infusion", "exact", 2, infusion},
+                {"dose", "numeric", 1, dose}},
+      .ungraded = true};
 }
 
 }  // namespace tessera::data

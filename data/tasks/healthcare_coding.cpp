@@ -21,19 +21,22 @@ struct Department {
 };
 
 constexpr std::array<Department, 8> kDepartments = {{
-    {"CAR", {"chest pain", "heart palpitations", "tight chest", "irregular heartbeat", "racing heart", "chest pressure"}},
-    {"ORT", {"ankle sprain", "wrist fracture", "knee injury", "shoulder pain after a fall", "broken finger", "hip pain"}},
+    {"CAR",
+     {"chest pain", "heart palpitations", "tight chest", "irregular heartbeat", "racing heart", "chest pressure"}},
+    {"ORT",
+     {"ankle sprain", "wrist fracture", "knee injury", "shoulder pain after a fall", "broken finger", "hip pain"}},
     {"NEU", {"severe headache", "dizziness", "numb arm", "migraine", "fainting spell", "memory loss"}},
-    {"RES", {"shortness of breath", "persistent cough", "wheezing", "asthma attack", "coughing at night", "fast breathing"}},
+    {"RES",
+     {"shortness of breath", "persistent cough", "wheezing", "asthma attack", "coughing at night", "fast breathing"}},
     {"GAS", {"stomach ache", "vomiting", "abdominal cramps", "diarrhea", "nausea", "heartburn"}},
     {"DER", {"skin rash", "itchy spots", "infected cut", "hives", "insect bite", "peeling skin"}},
     {"EYE", {"blurred vision", "red eye", "eye injury", "double vision", "itchy eyes", "swollen eyelid"}},
     {"ENT", {"ear pain", "sore throat", "nosebleed", "hearing loss", "blocked nose", "hoarse voice"}},
 }};
 
-constexpr std::array<const char*, 24> kNames = {"Adams", "Brook", "Chen",  "Diaz",  "Evans", "Fox",  "Garcia", "Hill",
-                                                "Ito",   "Jones", "Kaya",  "Lopez", "Meyer", "Novak", "Okoro", "Patel",
-                                                "Quinn", "Rossi", "Silva", "Tan",   "Usman", "Vogel", "Weber", "Young"};
+constexpr std::array<const char*, 24> kNames = {
+    "Adams", "Brook", "Chen",  "Diaz",  "Evans", "Fox",   "Garcia", "Hill", "Ito",   "Jones", "Kaya",  "Lopez",
+    "Meyer", "Novak", "Okoro", "Patel", "Quinn", "Rossi", "Silva",  "Tan",  "Usman", "Vogel", "Weber", "Young"};
 
 // Age group C (under 18), A (18 to 64), S (65 and over); level by pain: 1 (0 to 3), 2 (4 to 6), 3 (7 to 10).
 struct Arrival {
@@ -50,7 +53,8 @@ struct Arrival {
   [[nodiscard]] int64_t level() const { return std::min<int64_t>(pain_level() + (fever() ? 1 : 0), 3); }
   [[nodiscard]] std::string code() const { return concat(department, '-', group(), level()); }
   [[nodiscard]] std::string steps() const {
-    std::string text = concat(complaint, ": ", department, "; age ", age, ": ", group(), "; pain ", pain, ": ", pain_level());
+    std::string text =
+        concat(complaint, ": ", department, "; age ", age, ": ", group(), "; pain ", pain, ": ", pain_level());
     if (fever()) text += concat("; fever: ", level());
     return text;
   }
@@ -96,8 +100,8 @@ Problem code_of_one(Draw& draw, bool with_temperature) {
                               "\nPain: ", a.pain, taken("\nTemperature: "), "\nCode?");
       break;
     default:
-      problem.prompt = concat(a.name, " arrives with ", a.complaint, " (pain ", a.pain, taken(", temperature "), "), age ",
-                              a.age, ". What is the arrival code?");
+      problem.prompt = concat(a.name, " arrives with ", a.complaint, " (pain ", a.pain, taken(", temperature "),
+                              "), age ", a.age, ". What is the arrival code?");
   }
   problem.working = a.steps();
   problem.answer = a.code();
@@ -117,7 +121,8 @@ Problem code_of_several(Draw& draw, int64_t count) {
     arrivals.push_back(a);
   }
   Problem problem;
-  problem.rules = concat(kCodingRules, " A temperature of 38.5 C or more raises that digit by 1, to 3 at most. Order: highest digit "
+  problem.rules = concat(kCodingRules,
+                         " A temperature of 38.5 C or more raises that digit by 1, to 3 at most. Order: highest digit "
                          "first, then the oldest. Example: CAR-A2, EYE-C1.");
   problem.parameters = "coding";
   const int64_t form = draw.below(3);
@@ -125,13 +130,20 @@ Problem code_of_several(Draw& draw, int64_t count) {
   for (const Arrival& a : arrivals) {
     const std::string temperature = fixed(a.temperature, 1) + " C";
     problem.parameters += concat(' ', a.complaint, ' ', a.age, ' ', a.pain, ' ', a.temperature);
-    if (form == 0) records += concat('\n', a.name, ", age ", a.age, ", ", a.complaint, ", pain ", a.pain, ", ", temperature);
-    if (form == 1) records += concat("\n- ", a.complaint, ", pain ", a.pain, ", ", temperature, ", age ", a.age, " (", a.name, ")");
-    if (form == 2) records += concat('\n', a.name, ": ", a.age, " years, ", a.complaint, ", pain ", a.pain, ", ", temperature);
+    if (form == 0) {
+      records += concat('\n', a.name, ", age ", a.age, ", ", a.complaint, ", pain ", a.pain, ", ", temperature);
+    }
+    if (form == 1) {
+      records += concat("\n- ", a.complaint, ", pain ", a.pain, ", ", temperature, ", age ", a.age, " (", a.name, ")");
+    }
+    if (form == 2) {
+      records += concat('\n', a.name, ": ", a.age, " years, ", a.complaint, ", pain ", a.pain, ", ", temperature);
+    }
   }
-  problem.prompt = form == 0   ? "Code these arrivals in the order of treatment:" + records
-                   : form == 1 ? "Arrivals\n" + records.substr(1) + "\nCodes in the order of treatment?"
-                               : concat(count, " patients wait:", records, "\nIn which order are they treated? Give their codes.");
+  problem.prompt =
+      form == 0   ? "Code these arrivals in the order of treatment:" + records
+      : form == 1 ? "Arrivals\n" + records.substr(1) + "\nCodes in the order of treatment?"
+                  : concat(count, " patients wait:", records, "\nIn which order are they treated? Give their codes.");
   for (const Arrival& a : arrivals) problem.working += concat(a.name, ": ", a.steps(), " = ", a.code(), "; ");
   std::stable_sort(arrivals.begin(), arrivals.end(), [](const Arrival& a, const Arrival& b) {
     return a.level() != b.level() ? a.level() > b.level() : a.age > b.age;

@@ -15,22 +15,28 @@ namespace {
 
 using detail::concat;
 
-// Pages of a text (1), with front matter (2), signatures (3), chapters on right-hand pages (4), with blank pages at the end (5).
+// Pages of a text (1), with front matter (2), signatures (3), chapters on right-hand pages (4), with blank pages at the
+// end (5).
 Problem pages(Draw& draw, int64_t difficulty) {
-  constexpr Forms kText = {"A manuscript of {0} words is set at {1} words a page{2}. {3}", "{0} words, {1} words a page{2}. {3}",
+  constexpr Forms kText = {"A manuscript of {0} words is set at {1} words a page{2}. {3}",
+                           "{0} words, {1} words a page{2}. {3}",
                            "Typesetting: {1} words a page{2}, {0} words of text. {3}"};
-  constexpr Forms kChapters = {"Chapters of {0} pages{2}. {1} {3}", "A book has {2}chapters of {0} pages. {1} {3}", "{1} {3} Chapter lengths in pages: {0}."};
-  constexpr std::array<const char*, 5> kQuestions = {"How many pages?", "How many pages in all?", "How many signatures of {0} pages are needed?",
-                                                     "On which page does the last chapter end?", "How many pages are printed in all?"};
+  constexpr Forms kChapters = {"Chapters of {0} pages{2}. {1} {3}", "A book has {2}chapters of {0} pages. {1} {3}",
+                               "{1} {3} Chapter lengths in pages: {0}."};
+  constexpr std::array<const char*, 5> kQuestions = {
+      "How many pages?", "How many pages in all?", "How many signatures of {0} pages are needed?",
+      "On which page does the last chapter end?", "How many pages are printed in all?"};
   const int64_t signature = draw.pick(std::array<int64_t, 3>{8, 12, 16});
   Problem problem;
   problem.rules = "Pages are whole.";
   const std::string question = fill_form(kQuestions[static_cast<size_t>(difficulty - 1)], signature);
   if (difficulty <= 3) {
-    const int64_t per_page = draw.between(20, 45) * 10, words = draw.between(80, 1400) * 100, front = difficulty >= 2 ? draw.between(4, 24) : 0;
+    const int64_t per_page = draw.between(20, 45) * 10, words = draw.between(80, 1400) * 100,
+                  front = difficulty >= 2 ? draw.between(4, 24) : 0;
     const int64_t text = divide_up(words, per_page), sum = text + front, signatures = divide_up(sum, signature);
     problem.parameters = concat("pages ", words, ' ', per_page, ' ', front, ' ', difficulty == 3 ? signature : 0);
-    problem.prompt = fill_form(draw.pick(kText), words, per_page, front > 0 ? concat(", with ", front, " pages of front matter") : "", question);
+    problem.prompt = fill_form(draw.pick(kText), words, per_page,
+                               front > 0 ? concat(", with ", front, " pages of front matter") : "", question);
     problem.working = concat(words, " / ", per_page, " rounded up = ", text);
     if (front > 0) problem.working += concat("; ", text, " + ", front, " = ", sum);
     if (difficulty == 3) problem.working += concat("; ", sum, " / ", signature, " rounded up = ", signatures);
@@ -55,22 +61,34 @@ Problem pages(Draw& draw, int64_t difficulty) {
   if (difficulty == 4) rule += " The first starts on page 1.";
   if (difficulty == 5) rule += concat(" The sheets hold ", signature, " pages; blank pages fill the last one.");
   const size_t form = static_cast<size_t>(draw.below(3));
-  const std::string before = form == 1 ? front_text : front > 0 ? concat(" after ", front, " pages of front matter") : "";
-  problem.prompt = fill_form(kChapters[form], join(list), form == 2 && front > 0 ? concat("A book opens with ", front, " pages of front matter. ", rule) : rule, before, question);
+  const std::string before = form == 1   ? front_text
+                             : front > 0 ? concat(" after ", front, " pages of front matter")
+                                         : "";
+  problem.prompt =
+      fill_form(kChapters[form], join(list),
+                form == 2 && front > 0 ? concat("A book opens with ", front, " pages of front matter. ", rule) : rule,
+                before, question);
   problem.working = join(steps, "; ");
-  if (difficulty == 5) problem.working += concat("; ", last, " / ", signature, " rounded up = ", printed / signature, "; x ", signature, " = ", printed);
+  if (difficulty == 5) {
+    problem.working +=
+        concat("; ", last, " / ", signature, " rounded up = ", printed / signature, "; x ", signature, " = ", printed);
+  }
   problem.rules = concat("Each chapter starts on an odd page; the page before it may stay blank and counts.",
-                         difficulty == 5 ? " Front matter counts too. Whole sheets are printed." : "", " Example: ", difficulty == 4 ? "page 187." : "192 pages.");
+                         difficulty == 5 ? " Front matter counts too. Whole sheets are printed." : "",
+                         " Example: ", difficulty == 4 ? "page 187." : "192 pages.");
   problem.answer = difficulty == 4 ? concat("page ", last) : concat(printed, " pages");
   return problem;
 }
 
-// Working days of an editor (1); the day of the end: counting all days (2), Monday to Friday (3), two stages (4), three and a holiday (5).
+// Working days of an editor (1); the day of the end: counting all days (2), Monday to Friday (3), two stages (4), three
+// and a holiday (5).
 Problem deadline(Draw& draw, int64_t difficulty) {
   constexpr std::array<const char*, 3> kStages = {"editing", "proofreading", "indexing"};
-  constexpr Forms kDays = {"{0} of {1} words goes at {2} words a day. How many days does it take?", "{1} words, {0} at {2} words a day. How many days?",
+  constexpr Forms kDays = {"{0} of {1} words goes at {2} words a day. How many days does it take?",
+                           "{1} words, {0} at {2} words a day. How many days?",
                            "How many days does {0} {1} words take at {2} words a day?"};
-  constexpr Forms kDate = {"A manuscript of {0} words: {1}, from {2} on{3}. On which date is it done?", "{0} words; {1}. Start: {2}{3}. Date of the last day?",
+  constexpr Forms kDate = {"A manuscript of {0} words: {1}, from {2} on{3}. On which date is it done?",
+                           "{0} words; {1}. Start: {2}{3}. Date of the last day?",
                            "{0} words from {2} on{3}: {1}. Which date is the last day?"};
   const int64_t words = draw.between(60, 900) * 100;
   Problem problem;
@@ -111,17 +129,20 @@ Problem deadline(Draw& draw, int64_t difficulty) {
   if (holiday >= 0) {
     const bool lost = holiday <= last && !is_weekend(first_weekday + holiday);
     total += lost ? 1 : 0;
-    steps.push_back(concat("the day off is a ", weekday(first_weekday + holiday), lost ? concat(": ", total, " days") : ""));
+    steps.push_back(
+        concat("the day off is a ", weekday(first_weekday + holiday), lost ? concat(": ", total, " days") : ""));
   }
   if (workdays) {
     const int64_t weekends = (first_weekday + total - 1) / 5;
-    steps.push_back(concat(weekday(first_weekday), " is day ", first_weekday + 1, ": (", first_weekday + 1, " + ", total, " - 2) / 5 rounded down = ", weekends,
-                           weekends == 1 ? " weekend; " : " weekends; ", total, " + 2 x ", weekends, " = ", last + 1));
+    steps.push_back(concat(weekday(first_weekday), " is day ", first_weekday + 1, ": (", first_weekday + 1, " + ",
+                           total, " - 2) / 5 rounded down = ", weekends, weekends == 1 ? " weekend; " : " weekends; ",
+                           total, " + 2 x ", weekends, " = ", last + 1));
   }
   steps.push_back(concat(date(start), " + ", last, " = ", date_steps(start, last)));
-  problem.rules = concat("The first day counts; a day that is only partly needed counts whole; no leap year.",
-                         workdays ? " Work rests on Saturday and Sunday." : " Every day of the week counts.",
-                         num_stages > 1 ? " Each stage starts on the day after the one before." : "", " Example: 14 March.");
+  problem.rules =
+      concat("The first day counts; a day that is only partly needed counts whole; no leap year.",
+             workdays ? " Work rests on Saturday and Sunday." : " Every day of the week counts.",
+             num_stages > 1 ? " Each stage starts on the day after the one before." : "", " Example: 14 March.");
   std::string when = workdays ? weekday(first_weekday) + " " + date(start) : date(start);
   std::string note = workdays ? ", Monday to Friday only" : ", weekends included";
   if (holiday >= 0) note += concat(", but not on ", date(start + holiday));
@@ -139,15 +160,22 @@ struct Phrase {
 };
 
 Phrase draw_phrase(Draw& draw, int64_t rule) {
-  constexpr std::array<const char*, 12> kNumbers = {"one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"};
-  constexpr std::array<const char*, 8> kThings = {"essays", "stories", "maps", "photos", "tables", "prizes", "reviews", "letters"};
-  constexpr std::array<std::array<const char*, 2>, 6> kVerbs = {{{"organized", "organised"}, {"recognized", "recognised"}, {"criticized", "criticised"},
-                                                                 {"publicized", "publicised"}, {"scrutinized", "scrutinised"}, {"prioritized", "prioritised"}}};
+  constexpr std::array<const char*, 12> kNumbers = {"one",   "two",   "three", "four", "five",   "six",
+                                                    "seven", "eight", "nine",  "ten",  "eleven", "twelve"};
+  constexpr std::array<const char*, 8> kThings = {"essays", "stories", "maps",    "photos",
+                                                  "tables", "prizes",  "reviews", "letters"};
+  constexpr std::array<std::array<const char*, 2>, 6> kVerbs = {{{"organized", "organised"},
+                                                                 {"recognized", "recognised"},
+                                                                 {"criticized", "criticised"},
+                                                                 {"publicized", "publicised"},
+                                                                 {"scrutinized", "scrutinised"},
+                                                                 {"prioritized", "prioritised"}}};
   switch (rule) {
     case 0: {
       const int64_t number = draw.between(2, 24);
       const char* thing = draw.pick(kThings);
-      return {concat(number, ' ', thing), concat(number <= 12 ? kNumbers[static_cast<size_t>(number - 1)] : std::to_string(number), ' ', thing)};
+      return {concat(number, ' ', thing),
+              concat(number <= 12 ? kNumbers[static_cast<size_t>(number - 1)] : std::to_string(number), ' ', thing)};
     }
     case 1: {
       const int64_t day = draw.between(1, 28), year = draw.between(1950, 2030);
@@ -162,7 +190,8 @@ Phrase draw_phrase(Draw& draw, int64_t rule) {
       const int64_t hour = draw.between(1, 11), minute = draw.below(12) * 5;
       const bool afternoon = draw.below(2) == 0;
       const std::string minutes = clock_time(minute).substr(3);
-      return {concat("at ", hour, ':', minutes, afternoon ? " pm" : " am"), "at " + clock_time((hour + (afternoon ? 12 : 0)) * 60 + minute)};
+      return {concat("at ", hour, ':', minutes, afternoon ? " pm" : " am"),
+              "at " + clock_time((hour + (afternoon ? 12 : 0)) * 60 + minute)};
     }
     default: {
       const auto& verb = draw.pick(kVerbs);
@@ -177,7 +206,9 @@ Problem style(Draw& draw, int64_t difficulty) {
   constexpr std::array<const char*, 4> kSubjects = {"The press", "Our team", "The journal", "The library"};
   constexpr std::array<int64_t, 4> kRules = {0, 1, 2, 3};
   std::array<bool, 4> used{};
-  for (const int64_t rule : draw.several(kRules, std::min<int64_t>(difficulty, 4))) used[static_cast<size_t>(rule)] = true;
+  for (const int64_t rule : draw.several(kRules, std::min<int64_t>(difficulty, 4))) {
+    used[static_cast<size_t>(rule)] = true;
+  }
   const Phrase verb = draw_phrase(draw, 4), things = draw_phrase(draw, 0);
   const bool spelling = difficulty >= 3;
   Phrase sentence = {draw.pick(kSubjects), ""};
@@ -190,7 +221,9 @@ Problem style(Draw& draw, int64_t difficulty) {
     if (phrase.raw != phrase.styled) steps.push_back(concat(phrase.raw, " -> ", phrase.styled));
   };
   add(spelling ? verb : Phrase{verb.styled, verb.styled});
-  add(used[0] ? things : Phrase{"its " + things.styled.substr(things.styled.find(' ') + 1), "its " + things.styled.substr(things.styled.find(' ') + 1)});
+  add(used[0] ? things
+              : Phrase{"its " + things.styled.substr(things.styled.find(' ') + 1),
+                       "its " + things.styled.substr(things.styled.find(' ') + 1)});
   if (used[1]) add(draw_phrase(draw, 1));
   if (used[3]) add(draw_phrase(draw, 3));
   if (used[2]) add({"and grew", "and grew"});
@@ -199,8 +232,10 @@ Problem style(Draw& draw, int64_t difficulty) {
     add({"and bought", "and bought"}, ", ");
     add(draw_phrase(draw, 0));
   }
-  problem.rules = "Style sheet: whole numbers up to twelve in words, above in figures; dates as 3 May 2024; per cent in words after figures; times as 15:00; "
-                  "-ise, not -ize. What is right stays. Example: The press organised its maps on 3 May 2024.";
+  problem.rules =
+      "Style sheet: whole numbers up to twelve in words, above in figures; dates as 3 May 2024; per cent in words "
+      "after figures; times as 15:00; "
+      "-ise, not -ize. What is right stays. Example: The press organised its maps on 3 May 2024.";
   problem.parameters = "style " + sentence.raw;
   problem.prompt = fill_form(draw.pick(kForms), sentence.raw);
   problem.working = steps.empty() ? "nothing to change" : join(steps, "; ");
@@ -212,7 +247,8 @@ Problem style(Draw& draw, int64_t difficulty) {
 
 Task publishing_task() {
   return {.name = "publishing",
-          .description = "book production: pages and signatures, deadlines by word count, sentences by the house's style sheet",
+          .description =
+              "book production: pages and signatures, deadlines by word count, sentences by the house's style sheet",
           .site = 0x50554231,
           .kinds = {{"pages", "numeric", 1, pages}, {"deadline", "exact", 1, deadline}, {"style", "exact", 1, style}}};
 }

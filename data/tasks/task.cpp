@@ -30,10 +30,12 @@ constexpr uint64_t kExampleSeed = 0x6578616d706c65;
 /// Told with worked examples; continues the rules.
 const char* format_of(Style style) {
   switch (style) {
-    case Style::kWorking: return " Give one line of working, then a last line \"Answer: \" with the answer alone.\n\n";
+    case Style::kWorking:
+      return " Give one line of working, then a last line \"Answer: \" with the answer alone.\n\n";
     case Style::kThink:
       return " Think between <think> and </think>, then give a last line \"Answer: \" with the answer alone.\n\n";
-    case Style::kAnswer: return " Give one line, \"Answer: \" with the answer alone.\n\n";
+    case Style::kAnswer:
+      return " Give one line, \"Answer: \" with the answer alone.\n\n";
   }
   return "";
 }
@@ -77,8 +79,12 @@ std::string normalize(std::string_view text) {
 bool parse_quantity(std::string text, double& value, std::string& unit) {
   // A comma counts as a thousands separator only before three digits; "1,5" is left alone and is no number.
   for (size_t i = 1; i < text.size(); ++i) {
-    const auto digit = [&](size_t at) { return at < text.size() && std::isdigit(static_cast<unsigned char>(text[at])); };
-    if (text[i] == ',' && digit(i - 1) && digit(i + 1) && digit(i + 2) && digit(i + 3) && !digit(i + 4)) text.erase(i, 1);
+    const auto digit = [&](size_t at) {
+      return at < text.size() && std::isdigit(static_cast<unsigned char>(text[at]));
+    };
+    if (text[i] == ',' && digit(i - 1) && digit(i + 1) && digit(i + 2) && digit(i + 3) && !digit(i + 4)) {
+      text.erase(i, 1);
+    }
   }
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || !std::isfinite(value)) return false;
@@ -91,7 +97,9 @@ std::vector<Problem> examples_for(const Task& task, const Problem& problem, int6
   std::vector<Problem> found;
   for (uint64_t i = 0; static_cast<int64_t>(found.size()) < count && i < 4096; ++i) {
     Problem candidate = task.draw(kExampleSeed, i, 0, problem.difficulty, nullptr);
-    if (candidate.kind == problem.kind && split_of(candidate.parameters) == Split::kTrain) found.push_back(std::move(candidate));
+    if (candidate.kind == problem.kind && split_of(candidate.parameters) == Split::kTrain) {
+      found.push_back(std::move(candidate));
+    }
   }
   return found;
 }
@@ -114,9 +122,12 @@ Style parse_style(std::string_view name) {
 std::string Problem::response(Style style) const {
   const std::string line = "Answer: " + answer;
   switch (style) {
-    case Style::kWorking: return working + "\n" + line;
-    case Style::kThink: return "<think>\n" + working + "\n</think>\n\n" + line;
-    case Style::kAnswer: return line;
+    case Style::kWorking:
+      return working + "\n" + line;
+    case Style::kThink:
+      return "<think>\n" + working + "\n</think>\n\n" + line;
+    case Style::kAnswer:
+      return line;
   }
   return line;
 }
@@ -189,7 +200,8 @@ void SynthesisConfig::validate() const {
   if (count < 1) throw ConfigError(detail::concat("--count ", count, " must be at least 1"));
   if (few_shot < 0 || few_shot > 16) throw ConfigError(detail::concat("--few-shot ", few_shot, " must lie in 0..16"));
   if (difficulty < 0 || difficulty > kMaxDifficulty) {
-    throw ConfigError(detail::concat("--difficulty ", difficulty, " must lie in 1..", kMaxDifficulty, ", or be 0 for a mixture"));
+    throw ConfigError(
+        detail::concat("--difficulty ", difficulty, " must lie in 1..", kMaxDifficulty, ", or be 0 for a mixture"));
   }
 }
 

@@ -1,9 +1,10 @@
 // Sector tasks: endless problems of a sector with short answers that can be verified, for fine-tuning, for rewards and
-// for evaluation. `tessera synthesize` writes them. Every rule is the task's own and stated with the problem's kind: arithmetic,
-// coding of records, sorting by given rules; nothing here is advice.
+// for evaluation. `tessera synthesize` writes them. Every rule is the task's own and stated with the problem's kind:
+// arithmetic, coding of records, sorting by given rules; nothing here is advice.
 //
-// Problem i of (seed, split) depends on those, the difficulty and the kind asked for only. Train and held-out are apart by
-// construction, at every difficulty: a problem's parameters hash into one of five buckets, and one bucket is held out.
+// Problem i of (seed, split) depends on those, the difficulty and the kind asked for only. Train and held-out are apart
+// by construction, at every difficulty: a problem's parameters hash into one of five buckets, and one bucket is held
+// out.
 #pragma once
 
 #include <cstdint>
@@ -50,10 +51,10 @@ struct Problem {
 /// One kind of a task's problems.
 struct Kind {
   std::string name;
-  // How reinforcement learning would judge an answer: "numeric" (a number with its unit), "exact" (a text), "choice" (one of
-  // the options in the prompt) or "set" (items separated by commas). answer_is_correct judges all of them.
+  // How reinforcement learning would judge an answer: "numeric" (a number with its unit), "exact" (a text), "choice"
+  // (one of the options in the prompt) or "set" (items separated by commas). answer_is_correct judges all of them.
   std::string reward;
-  int64_t weight;  // share of the task's problems
+  int64_t weight;                                   // share of the task's problems
   Problem (*draw)(Draw& draw, int64_t difficulty);  // sets all but kind, reward and difficulty
 };
 
@@ -62,11 +63,13 @@ struct Task {
   std::string description;
   uint32_t site;  // keeps this task's draws apart from others'
   std::vector<Kind> kinds;
-  // Difficulty 0 draws the problems of before there were grades, which those of difficulty 1 equal; otherwise a mixture of all.
+  // Difficulty 0 draws the problems of before there were grades, which those of difficulty 1 equal; otherwise a mixture
+  // of all.
   bool ungraded = false;
 
   /// A problem of any bucket; of `only` that kind unless it is null.
-  [[nodiscard]] Problem draw(uint64_t seed, uint64_t index, uint32_t attempt, int64_t difficulty, const Kind* only) const;
+  [[nodiscard]] Problem draw(uint64_t seed, uint64_t index, uint32_t attempt, int64_t difficulty,
+                             const Kind* only) const;
 };
 
 /// All tasks, in a fixed order.
@@ -95,13 +98,13 @@ struct SynthesisConfig {
   void validate() const;  // throws ConfigError
 };
 
-/// One JSON object a problem: messages (the last one the assistant's), prompt, answer, task, kind, and of graded problems
-/// difficulty and reward. Without newlines.
+/// One JSON object a problem: messages (the last one the assistant's), prompt, answer, task, kind, and of graded
+/// problems difficulty and reward. Without newlines.
 [[nodiscard]] std::vector<std::string> synthesize(const SynthesisConfig& config);
 
 /// The answer in a model's text: the last \boxed{...}, else the last <answer>...</answer>, else what follows the last
-/// "Answer:", else the last line. Without surrounding blanks, quotes and a final full stop. Thoughts hold no answer: only what
-/// follows the last </think> counts, and nothing does behind a <think> that does not end.
+/// "Answer:", else the last line. Without surrounding blanks, quotes and a final full stop. Thoughts hold no answer:
+/// only what follows the last </think> counts, and nothing does behind a <think> that does not end.
 [[nodiscard]] std::string extract_answer(std::string_view text);
 
 /// Whether `text` ends in `answer`: equal up to case and blanks, or as numbers with equal units.

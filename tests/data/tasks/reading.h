@@ -33,7 +33,9 @@ inline std::vector<Groups> find_all(const std::string& text, const std::string& 
   return found;
 }
 
-inline bool has(const std::string& text, const std::string& pattern) { return std::regex_search(text, compiled(pattern)); }
+inline bool has(const std::string& text, const std::string& pattern) {
+  return std::regex_search(text, compiled(pattern));
+}
 
 /// Throws if there is no match.
 inline Groups find(const std::string& text, const std::string& pattern) {
@@ -51,13 +53,17 @@ inline std::string text_of(const std::string& text, const std::string& pattern) 
   return "";
 }
 
-inline int64_t number(const std::string& text, const std::string& pattern) { return std::stoll(text_of(text, pattern)); }
+inline int64_t number(const std::string& text, const std::string& pattern) {
+  return std::stoll(text_of(text, pattern));
+}
 inline int64_t number_or(const std::string& text, const std::string& pattern, int64_t otherwise) {
   return has(text, pattern) ? number(text, pattern) : otherwise;
 }
 
 /// "12.50" in units of 10^-digits.
-inline int64_t scaled(const std::string& text, int digits) { return std::llround(std::stod(text) * std::pow(10, digits)); }
+inline int64_t scaled(const std::string& text, int digits) {
+  return std::llround(std::stod(text) * std::pow(10, digits));
+}
 inline std::string decimal(double value, int digits) {
   char buffer[64];
   std::snprintf(buffer, sizeof buffer, "%.*f", digits, value);
@@ -69,7 +75,9 @@ inline std::string shortened(double value) {
   return buffer;
 }
 
-inline int64_t minutes(const std::string& clock) { return std::stoll(clock.substr(0, 2)) * 60 + std::stoll(clock.substr(3, 2)); }
+inline int64_t minutes(const std::string& clock) {
+  return std::stoll(clock.substr(0, 2)) * 60 + std::stoll(clock.substr(3, 2));
+}
 inline std::string clock(int64_t minutes) {
   char buffer[48];
   std::snprintf(buffer, sizeof buffer, "%02d:%02d", static_cast<int>(minutes / 60), static_cast<int>(minutes % 60));
@@ -99,10 +107,13 @@ inline std::string listed(const std::vector<std::string>& items) {
   return text;
 }
 
-inline const std::array<const char*, 12> kMonthNames = {"January", "February", "March", "April", "May", "June",
-                                                        "July", "August", "September", "October", "November", "December"};
-inline const std::array<const char*, 7> kDayNames = {"Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"};
-inline const std::string kDate = "(\\d+) (January|February|March|April|May|June|July|August|September|October|November|December)";
+inline const std::array<const char*, 12> kMonthNames = {"January",   "February", "March",    "April",
+                                                        "May",       "June",     "July",     "August",
+                                                        "September", "October",  "November", "December"};
+inline const std::array<const char*, 7> kDayNames = {"Monday", "Tuesday",  "Wednesday", "Thursday",
+                                                     "Friday", "Saturday", "Sunday"};
+inline const std::string kDate =
+    "(\\d+) (January|February|March|April|May|June|July|August|September|October|November|December)";
 inline const std::string kWeekday = "(Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday)";
 
 template <size_t N>

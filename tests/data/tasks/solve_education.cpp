@@ -8,7 +8,9 @@ namespace {
 
 std::string grade(const std::string& prompt) {
   if (has(prompt, "points (in|out)|\\d points\\.")) {
-    const Groups pair = has(prompt, "of \\d+ points|out of") ? find(prompt, "(\\d+) (?:of|points out of) (\\d+)") : Groups{"", text_of(prompt, "has (\\d+)"), text_of(prompt, "(\\d+) points")};
+    const Groups pair = has(prompt, "of \\d+ points|out of")
+                            ? find(prompt, "(\\d+) (?:of|points out of) (\\d+)")
+                            : Groups{"", text_of(prompt, "has (\\d+)"), text_of(prompt, "(\\d+) points")};
     return shortened(100 * std::stod(pair[1]) / std::stod(pair[2])) + "%";
   }
   double sum = 0;
@@ -26,12 +28,15 @@ std::string grade(const std::string& prompt) {
 std::string timetable(const std::string& prompt) {
   if (!has(prompt, "taken")) {
     const int64_t length = number(prompt, "(?:lasts|takes|runs) (\\d+) minutes|\\d\\d:\\d\\d, (\\d+) minutes");
-    return clock(minutes(text_of(prompt, "(\\d\\d:\\d\\d)")) + length + number_or(prompt, "break(?: of|,) (\\d+) minutes", 0));
+    return clock(minutes(text_of(prompt, "(\\d\\d:\\d\\d)")) + length +
+                 number_or(prompt, "break(?: of|,) (\\d+) minutes", 0));
   }
   const int64_t length = number(prompt, "(\\d+) minutes");
   const auto taken = find_all(prompt, "(\\d\\d:\\d\\d)-(\\d\\d:\\d\\d)");
   for (int64_t start = 8 * 60;; ++start) {  // every minute is tried
-    const auto clashes = [&](const Groups& busy) { return start < minutes(busy[2]) && minutes(busy[1]) < start + length; };
+    const auto clashes = [&](const Groups& busy) {
+      return start < minutes(busy[2]) && minutes(busy[1]) < start + length;
+    };
     if (std::none_of(taken.begin(), taken.end(), clashes)) return clock(start);
   }
 }

@@ -6,17 +6,22 @@
 namespace tessera::data::solvers {
 namespace {
 
-const Table kAccounts = {{"MKT", "online ads|flyers|trade fair|radio|mugs|billboard"}, {"TRV", "train tickets|hotel|flights|taxi|airport|car rental"},
-                         {"OFF", "printer paper|pens|toner|folders|desk lamps|envelopes"}, {"ITE", "laptops|monitors|keyboards|docking|servers|hard drives"},
-                         {"SWL", "software|cloud|antivirus|database|video call|backup"}, {"LEG", "legal|notary|contract|audit|tax consulting|patent"},
-                         {"UTL", "(electricity|water|gas) bill|internet|waste|heating"}, {"TRN", "course|training|workshop|exam fees|conference"}};
+const Table kAccounts = {{"MKT", "online ads|flyers|trade fair|radio|mugs|billboard"},
+                         {"TRV", "train tickets|hotel|flights|taxi|airport|car rental"},
+                         {"OFF", "printer paper|pens|toner|folders|desk lamps|envelopes"},
+                         {"ITE", "laptops|monitors|keyboards|docking|servers|hard drives"},
+                         {"SWL", "software|cloud|antivirus|database|video call|backup"},
+                         {"LEG", "legal|notary|contract|audit|tax consulting|patent"},
+                         {"UTL", "(electricity|water|gas) bill|internet|waste|heating"},
+                         {"TRN", "course|training|workshop|exam fees|conference"}};
 const Table kOrigins = {{"1", "domestic"}, {"2", "\\bEU\\b"}, {"3", "overseas"}};
 
 std::string coding(const std::string& prompt) {
   const bool several = has(prompt, "largest");
   std::vector<std::pair<double, std::string>> invoices;
   for (const std::string& record : several ? lines_with(prompt, "\\d EUR") : std::vector<std::string>{prompt}) {
-    const double net = static_cast<double>(number(record, "(\\d+) EUR") * (100 - number_or(record, "less (\\d+)%", 0))) / 100;
+    const double net =
+        static_cast<double>(number(record, "(\\d+) EUR") * (100 - number_or(record, "less (\\d+)%", 0))) / 100;
     const std::string level = net < 500 ? "A" : net < 5000 ? "B" : "C";
     invoices.emplace_back(-net, look_up(record, kAccounts) + "-" + level + look_up(record, kOrigins));
   }

@@ -7,9 +7,13 @@
 namespace tessera::data::solvers {
 namespace {
 
-const Table kDepartments = {{"GAS", "stomach|vomiting|abdominal|diarrhea|nausea|heartburn"}, {"CAR", "chest|heart"},
-                            {"ORT", "ankle|wrist|knee|shoulder|finger|hip "}, {"NEU", "headache|dizziness|numb|migraine|fainting|memory"},
-                            {"RES", "breath|cough|wheezing|asthma"}, {"DER", "skin|itchy spots|cut|hives|bite"}, {"EYE", "vision|\\beye"},
+const Table kDepartments = {{"GAS", "stomach|vomiting|abdominal|diarrhea|nausea|heartburn"},
+                            {"CAR", "chest|heart"},
+                            {"ORT", "ankle|wrist|knee|shoulder|finger|hip "},
+                            {"NEU", "headache|dizziness|numb|migraine|fainting|memory"},
+                            {"RES", "breath|cough|wheezing|asthma"},
+                            {"DER", "skin|itchy spots|cut|hives|bite"},
+                            {"EYE", "vision|\\beye"},
                             {"ENT", "ear pain|throat|nose|hearing|voice"}};
 
 std::string coding(const std::string& prompt) {
@@ -20,7 +24,11 @@ std::string coding(const std::string& prompt) {
     int64_t level = 1 + (pain > 3) + (pain > 6);
     if (has(record, "\\d\\d\\.\\d C") && std::stod(text_of(record, "(\\d\\d\\.\\d) C")) > 38.45) ++level;
     level = std::min<int64_t>(level, 3);
-    const std::string code = look_up(record, kDepartments) + "-" + (age <= 17 ? "C" : age <= 64 ? "A" : "S") + std::to_string(level);
+    const std::string code = look_up(record, kDepartments) + "-" +
+                             (age <= 17   ? "C"
+                              : age <= 64 ? "A"
+                                          : "S") +
+                             std::to_string(level);
     arrivals.emplace_back(-level, -age, code);
   }
   std::sort(arrivals.begin(), arrivals.end());
@@ -38,7 +46,8 @@ std::string infusion(const std::string& prompt) {
 }
 
 std::string dose(const std::string& prompt) {
-  const int64_t product = number(prompt, "(\\d+) mg per kg") * number(prompt, "(?:[Ww]eight|weighs|patient of) (\\d+) kg");
+  const int64_t product =
+      number(prompt, "(\\d+) mg per kg") * number(prompt, "(?:[Ww]eight|weighs|patient of) (\\d+) kg");
   int64_t amount = std::min(product, number(prompt, "(?:at most|limit|never above) (\\d+) mg"));
   amount *= number_or(prompt, "(\\d+) doses", 1) * number_or(prompt, "for (\\d+) days", 1);
   if (!has(prompt, "mg per ml")) return std::to_string(amount) + " mg";

@@ -23,7 +23,8 @@ std::string route(const std::string& prompt) {
 std::string pallets(const std::string& prompt) {
   const int64_t limit = number_or(prompt, "At most (\\d+) kg", 0);
   int64_t count = 0;
-  for (const Groups& article : find_all(prompt, "(\\d+) cartons of [a-z ]+?(?: of (\\d+) kg each)?, (\\d+) a (?:pallet|layer, (\\d+) layers)")) {
+  for (const Groups& article : find_all(
+           prompt, "(\\d+) cartons of [a-z ]+?(?: of (\\d+) kg each)?, (\\d+) a (?:pallet|layer, (\\d+) layers)")) {
     int64_t on_one = std::stoll(article[3]) * (article[4].empty() ? 1 : std::stoll(article[4]));
     while (limit > 0 && on_one * std::stoll(article[2]) > limit) --on_one;
     for (int64_t left = std::stoll(article[1]); left > 0; left -= on_one) ++count;
@@ -33,12 +34,17 @@ std::string pallets(const std::string& prompt) {
 
 std::string parts(const std::string& prompt) {
   std::map<std::string, std::string> replaced;
-  for (const Groups& pair : find_all(prompt, "([A-Z]{2}-\\d+) is replaced by ([A-Z]{2}-\\d+)")) replaced[pair[1]] = pair[2];
+  for (const Groups& pair : find_all(prompt, "([A-Z]{2}-\\d+) is replaced by ([A-Z]{2}-\\d+)")) {
+    replaced[pair[1]] = pair[2];
+  }
   Groups car = find(prompt, "(\\d{4}) ([A-Z][a-z]+)(?: (petrol|diesel|electric))?|car of (\\d{4})");
   const int64_t year = std::stoll(car[1] + car[4]);
   std::vector<std::string> fitting;
-  for (const Groups& part : find_all(prompt, "([A-Z]{2}-\\d+)(?: for| ([A-Z][a-z]+)(?: (petrol|diesel|electric))?) (\\d{4})-(\\d{4})")) {
-    if (part[2] == car[2] && part[3] == car[3] && std::stoll(part[4]) <= year && year <= std::stoll(part[5])) fitting.push_back(part[1]);
+  for (const Groups& part :
+       find_all(prompt, "([A-Z]{2}-\\d+)(?: for| ([A-Z][a-z]+)(?: (petrol|diesel|electric))?) (\\d{4})-(\\d{4})")) {
+    if (part[2] == car[2] && part[3] == car[3] && std::stoll(part[4]) <= year && year <= std::stoll(part[5])) {
+      fitting.push_back(part[1]);
+    }
   }
   if (fitting.size() != 1) throw std::runtime_error("not one part fits: " + prompt);
   std::string part = fitting[0];

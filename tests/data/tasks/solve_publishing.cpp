@@ -8,12 +8,15 @@ namespace {
 
 int64_t rounded_up(int64_t value, int64_t divisor) { return value / divisor + (value % divisor > 0 ? 1 : 0); }
 
-std::string counted(int64_t count, const std::string& thing) { return std::to_string(count) + " " + thing + (count == 1 ? "" : "s"); }
+std::string counted(int64_t count, const std::string& thing) {
+  return std::to_string(count) + " " + thing + (count == 1 ? "" : "s");
+}
 
 std::string pages(const std::string& prompt) {
   const int64_t front = number_or(prompt, "(\\d+) pages of front matter", 0);
   if (has(prompt, "words a page")) {
-    const int64_t sum = front + rounded_up(number(prompt, "(\\d+) words(?! a page)"), number(prompt, "(\\d+) words a page"));
+    const int64_t sum =
+        front + rounded_up(number(prompt, "(\\d+) words(?! a page)"), number(prompt, "(\\d+) words a page"));
     if (!has(prompt, "signatures")) return counted(sum, "page");
     return counted(rounded_up(sum, number(prompt, "signatures of (\\d+)")), "signature");
   }
@@ -43,16 +46,21 @@ std::string deadline(const std::string& prompt) {
 }
 
 std::string style(const std::string& prompt) {
-  const std::vector<std::string> words = {"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"};
+  const std::vector<std::string> words = {"two",   "three", "four", "five",   "six",   "seven",
+                                          "eight", "nine",  "ten",  "eleven", "twelve"};
   std::string text = text_of(prompt, ": ([^]*)$");
   for (const Groups& time : find_all(text, "(\\d+):(\\d\\d) (am|pm)")) {
-    text.replace(text.find(time[0]), time[0].size(), clock((std::stoll(time[1]) + (time[3] == "pm" ? 12 : 0)) * 60 + std::stoll(time[2])));
+    text.replace(text.find(time[0]), time[0].size(),
+                 clock((std::stoll(time[1]) + (time[3] == "pm" ? 12 : 0)) * 60 + std::stoll(time[2])));
   }
   text = std::regex_replace(text, compiled("([A-Z][a-z]+) (\\d+), (\\d{4})"), "$2 $1 $3");
   text = std::regex_replace(text, compiled("(\\d+)%"), "$1 per cent");
   text = std::regex_replace(text, compiled("([a-z]+)ized\\b"), "$1ised");
   for (size_t i = 0; i < words.size(); ++i) {
-    text = std::regex_replace(text, compiled("\\b" + std::to_string(i + 2) + "(?= (essays|stories|maps|photos|tables|prizes|reviews|letters))"), words[i]);
+    text = std::regex_replace(
+        text,
+        compiled("\\b" + std::to_string(i + 2) + "(?= (essays|stories|maps|photos|tables|prizes|reviews|letters))"),
+        words[i]);
   }
   return text;
 }

@@ -7,10 +7,14 @@
 namespace tessera::data::solvers {
 namespace {
 
-const Table kCategories = {{"AUT", "failed logins|locked accounts|password guesses|expired tokens"}, {"NET", "port scans|blocked packets|flooded ports|DNS"},
-                           {"MAL", "(trojan|worm|spyware|ransomware) alerts"}, {"WEB", "injections|traversals|form floods"},
-                           {"DAT", "uploads|downloads|USB|dumps"}, {"PRV", "admins|role changes|sudo|key exports"},
-                           {"EML", "phishing|spoofed|macro|spam"}, {"CFG", "disabled logs|changed firewalls|open shares|stopped agents"}};
+const Table kCategories = {{"AUT", "failed logins|locked accounts|password guesses|expired tokens"},
+                           {"NET", "port scans|blocked packets|flooded ports|DNS"},
+                           {"MAL", "(trojan|worm|spyware|ransomware) alerts"},
+                           {"WEB", "injections|traversals|form floods"},
+                           {"DAT", "uploads|downloads|USB|dumps"},
+                           {"PRV", "admins|role changes|sudo|key exports"},
+                           {"EML", "phishing|spoofed|macro|spam"},
+                           {"CFG", "disabled logs|changed firewalls|open shares|stopped agents"}};
 const Table kHosts = {{"S", "\\bsrv-"}, {"W", "\\bpc-"}, {"D", "\\bdb-"}, {"N", "\\bgw-"}};
 
 std::string triage(const std::string& prompt) {
@@ -23,7 +27,8 @@ std::string triage(const std::string& prompt) {
       const int64_t hour = minutes(text_of(record, "(\\d\\d:\\d\\d)")) / 60;
       if (hour >= 22 || hour < 6) level = std::max<int64_t>(level - 1, 1);
     }
-    alerts.emplace_back(level, -count, look_up(record, kCategories) + "-" + look_up(record, kHosts) + std::to_string(level));
+    alerts.emplace_back(level, -count,
+                        look_up(record, kCategories) + "-" + look_up(record, kHosts) + std::to_string(level));
   }
   std::sort(alerts.begin(), alerts.end());
   std::vector<std::string> codes;
@@ -32,9 +37,9 @@ std::string triage(const std::string& prompt) {
 }
 
 std::string score(const std::string& prompt) {
-  const std::vector<std::pair<std::string, double>> modifiers = {{"public exploit", 1.5}, {"internet-facing", 1.2}, {"no login needed", 0.8},
-                                                                 {"personal data", 0.7}, {"behind a filter", -0.9}, {"test system", -1.6},
-                                                                 {"patch ready", -0.5}, {"own network segment", -1.1}};
+  const std::vector<std::pair<std::string, double>> modifiers = {
+      {"public exploit", 1.5},   {"internet-facing", 1.2}, {"no login needed", 0.8}, {"personal data", 0.7},
+      {"behind a filter", -0.9}, {"test system", -1.6},    {"patch ready", -0.5},    {"own network segment", -1.1}};
   double highest = 0;
   const auto findings = lines_with(prompt, "\\d\\.\\d");
   for (const std::string& finding : findings) {
@@ -46,14 +51,18 @@ std::string score(const std::string& prompt) {
 }
 
 std::string firewall(const std::string& prompt) {
-  const auto rules = find_all(prompt, "(\\d+) (allow|deny)(?: (tcp|udp))?(?: ports? (\\d+)(?:-(\\d+))?| all)(?: from 10\\.0\\.(\\d)\\.0/24)?");
+  const auto rules = find_all(
+      prompt, "(\\d+) (allow|deny)(?: (tcp|udp))?(?: ports? (\\d+)(?:-(\\d+))?| all)(?: from 10\\.0\\.(\\d)\\.0/24)?");
   std::vector<std::string> decisions;
-  for (const Groups& packet : find_all(prompt, "a (?:(tcp|udp) )?packet to port (\\d+)(?: from 10\\.0\\.(\\d)\\.\\d+)?")) {
+  for (const Groups& packet :
+       find_all(prompt, "a (?:(tcp|udp) )?packet to port (\\d+)(?: from 10\\.0\\.(\\d)\\.\\d+)?")) {
     for (const Groups& rule : rules) {
       const int64_t port = std::stoll(packet[2]);
       if (!rule[3].empty() && rule[3] != packet[1]) continue;
       if (!rule[6].empty() && rule[6] != packet[3]) continue;
-      if (!rule[4].empty() && (port < std::stoll(rule[4]) || port > std::stoll(rule[5].empty() ? rule[4] : rule[5]))) continue;
+      if (!rule[4].empty() && (port < std::stoll(rule[4]) || port > std::stoll(rule[5].empty() ? rule[4] : rule[5]))) {
+        continue;
+      }
       decisions.push_back("rule " + rule[1] + " " + rule[2]);
       break;
     }

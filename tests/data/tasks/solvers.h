@@ -1,4 +1,5 @@
-// A second solver of every kind of problem, which reads the prompt and nothing else: prompts and answers cannot drift apart.
+// A second solver of every kind of problem, which reads the prompt and nothing else: prompts and answers cannot drift
+// apart.
 #pragma once
 
 #include <string>

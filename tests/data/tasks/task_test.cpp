@@ -95,8 +95,13 @@ TEST_P(EveryGrade, ResponsesAreShortAndEndInTheAnswer) {
 TEST_P(EveryGrade, LinesHoldWhatTrainingAndEvaluationRead) {
   for (const int64_t shots : {0, 2}) {
     for (const char* style : {"working", "think", "answer"}) {
-      const SynthesisConfig config{.task = task().name, .count = 20, .seed = 1, .split = Split::kHeldOut, .difficulty = difficulty(),
-                                   .style = parse_style(style), .few_shot = shots};
+      const SynthesisConfig config{.task = task().name,
+                                   .count = 20,
+                                   .seed = 1,
+                                   .split = Split::kHeldOut,
+                                   .difficulty = difficulty(),
+                                   .style = parse_style(style),
+                                   .few_shot = shots};
       for (const std::string& line : synthesize(config)) {
         const auto json = nlohmann::json::parse(line);
         const auto& messages = json.at("messages");
@@ -104,7 +109,8 @@ TEST_P(EveryGrade, LinesHoldWhatTrainingAndEvaluationRead) {
         EXPECT_EQ(messages.back().at("role"), "assistant");
         const std::string user = messages[messages.size() - 2].at("content");
         EXPECT_TRUE(user.ends_with(json.at("prompt").get<std::string>()));
-        EXPECT_TRUE(answer_is_correct(messages.back().at("content").get<std::string>(), json.at("answer").get<std::string>()));
+        EXPECT_TRUE(
+            answer_is_correct(messages.back().at("content").get<std::string>(), json.at("answer").get<std::string>()));
         EXPECT_EQ(line.find('\n'), std::string::npos);
         EXPECT_EQ(json.contains("difficulty"), !task().ungraded || difficulty() > 0);
         EXPECT_EQ(json.contains("reward"), json.contains("difficulty"));
@@ -117,9 +123,10 @@ TEST_P(EveryGrade, LinesHoldWhatTrainingAndEvaluationRead) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Tasks, EveryGrade, testing::Combine(testing::ValuesIn(task_names()), testing::Range(0, 6)), [](const auto& info) {
-  return std::get<0>(info.param) + std::to_string(std::get<1>(info.param));
-});
+INSTANTIATE_TEST_SUITE_P(Tasks, EveryGrade, testing::Combine(testing::ValuesIn(task_names()), testing::Range(0, 6)),
+                         [](const auto& info) {
+                           return std::get<0>(info.param) + std::to_string(std::get<1>(info.param));
+                         });
 
 /// A task and one of its kinds.
 class EveryKind : public testing::TestWithParam<std::pair<std::string, std::string>> {
@@ -151,13 +158,23 @@ TEST_P(EveryKind, IsDrawnAlone) {
   for (const std::string& line : lines) EXPECT_EQ(nlohmann::json::parse(line).at("kind"), kind().name);
 }
 
+TEST_P(EveryKind, HasNoAnswerThatIsRightForAFifth) {
+  for (int64_t difficulty = 0; difficulty <= kMaxDifficulty; ++difficulty) {
+    std::map<std::string, int> answers;
+    for (const Problem& p : generate_problems(task(), 500, 9, Split::kTrain, difficulty, &kind())) ++answers[p.answer];
+    for (const auto& [answer, count] : answers) EXPECT_LE(count, 100) << difficulty << ": " << answer;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Tasks, EveryKind, testing::ValuesIn(all_kinds()),
                          [](const auto& info) { return info.param.first + "_" + info.param.second; });
 
 TEST(Tasks, WithoutADifficultyHealthcareAndFinanceAreWhatTheyWere) {
   const auto hash = [](const std::string& task, Split split, int64_t shots) {
     std::string text;
-    for (const std::string& line : synthesize({.task = task, .count = 1000, .seed = 3, .split = split, .few_shot = shots})) text += line + "\n";
+    for (const std::string& line :
+         synthesize({.task = task, .count = 1000, .seed = 3, .split = split, .few_shot = shots}))
+      text += line + "\n";
     return hash_bytes(text);
   };
   EXPECT_EQ(hash("healthcare", Split::kTrain, 0), "fb311f704467198f884db649649eec21");
@@ -172,7 +189,8 @@ TEST(Tasks, WithoutADifficultyHealthcareAndFinanceAreWhatTheyWere) {
 
 TEST(Tasks, FirstGradeOfHealthcareAndFinanceIsWhatTheyWere) {
   for (const char* name : {"healthcare", "finance"}) {
-    const auto ungraded = generate_problems(find_task(name), 500, 3, Split::kTrain), first = generate_problems(find_task(name), 500, 3, Split::kTrain, 1);
+    const auto ungraded = generate_problems(find_task(name), 500, 3, Split::kTrain),
+               first = generate_problems(find_task(name), 500, 3, Split::kTrain, 1);
     for (size_t i = 0; i < ungraded.size(); ++i) EXPECT_EQ(ungraded[i].prompt, first[i].prompt);
   }
 }
@@ -217,7 +235,8 @@ TEST(Tasks, UnknownNamesAreRefused) {
   EXPECT_THAT([] { (void)parse_style("thinking"); },
               testing::ThrowsMessage<ConfigError>("--style thinking is unknown; use working, think or answer"));
   EXPECT_THAT([] { (void)synthesize({.task = "logistics", .kind = "palets"}); },
-              testing::ThrowsMessage<ConfigError>("--kind palets is no kind of logistics; did you mean pallets?; use route, pallets, parts"));
+              testing::ThrowsMessage<ConfigError>(
+                  "--kind palets is no kind of logistics; did you mean pallets?; use route, pallets, parts"));
   for (const int64_t difficulty : {-1, 6}) {
     EXPECT_THAT([=] { (void)synthesize({.task = "finance", .difficulty = difficulty}); },
                 testing::ThrowsMessage<ConfigError>(testing::HasSubstr("must lie in 1..5, or be 0 for a mixture")));
