@@ -5,10 +5,11 @@
 A setting is prompts x rollouts x new tokens. Every completion has its full length on both sides: TRL samples with
 min_new_tokens = max_new_tokens, which forbids its end of text; Tessera reads a copy of the model folder whose tokenizer and config
 name no end of text. One update a phase of rollouts, no KL term, float32, AdamW, no gradient checkpointing. The reward is whether
-the number of the letter e is even, so that groups differ. The prompts are the same texts, without a chat template; each side draws its own order of them.
+the number of the letter e is even, so that groups differ. The prompts are the same texts, without a chat template; each side
+draws its own order of them.
 
 Each contender runs in a process of its own, one after the other; the first step is left out. Prints seconds a step, of it generation
-and the rest (old log-probabilities, forward, backward, optimizer), new tokens a second, peak memory summed over ranks, and ratios.
+and training (forward, backward, optimizer), new tokens a second, peak memory summed over ranks, and ratios.
 """
 
 import argparse
