@@ -17,8 +17,6 @@ namespace {
 
 // Logits made at a time, in floats: large enough for the GEMMs, small beside the activations.
 constexpr int64_t kChunkFloats = int64_t{16} << 20;
-// Logits kept until all log-probabilities are known; what is more is computed again.
-constexpr int64_t kKeptFloats = int64_t{64} << 20;
 
 /// The head over the targets' rows, a chunk at a time.
 class HeadPass {
@@ -122,7 +120,7 @@ Result log_prob_loss(const at::Tensor& hidden, const LinearSpec& head, const Tar
   const auto inverse_temperature = static_cast<float>(1.0 / loss.temperature);
   std::vector<SoftmaxRow> softmax(count);
   std::vector<HeadPass::Chunk> kept;
-  const bool keep = want_gradient && pass.floats() <= kKeptFloats;
+  const bool keep = want_gradient && pass.floats() <= loss.kept_logits;
   const at::Tensor buffer = keep ? at::Tensor() : pass.buffer();
   pass.for_chunks([&](int64_t begin, int64_t rows) {
     auto chunk = pass.forward(begin, rows, buffer);

@@ -32,6 +32,7 @@ struct LogProbLoss {
   /// log_probs and entropies (of the whole distribution), [N] each: writes minus the derivative of the loss by each log_prob
   /// into weights [N], and returns the loss. Called once.
   std::function<double(const float* log_probs, const float* entropies, float* weights)> weigh;
+  int64_t kept_logits = int64_t{64} << 20;  // until `weigh` has been called; where there are more, all are computed again
 };
 
 /// The same for such a loss; `targets.weights` are not read.

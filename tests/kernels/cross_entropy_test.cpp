@@ -1,5 +1,8 @@
 #include "kernels/cross_entropy.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/optimizer.h"
 #include "test_tensors.h"
 
@@ -39,6 +42,92 @@ TEST(LinearCrossEntropy, EqualsTheReferenceInLossAndGradients) {
   at::NoGradGuard no_grad;
   expect_close(linear_cross_entropy(hidden, head, targets).log_probs, log_probs.detach(), 1e-5, "without gradients");
 }
+
+/// A smooth function of the log-probabilities; the entropies are only looked at.
+double smooth_loss(const float* log_probs, size_t count, float* weights) {
+  double loss = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const double p = log_probs[i], factor = i % 3 == 0 ? -0.4 : 0.1 * static_cast<double>(i % 5);  // of both signs, some 0
+    loss += factor * std::sin(p) + 0.01 * p * p;
+    weights[i] = static_cast<float>(-(factor * std::cos(p) + 0.02 * p));
+  }
+  return loss;
+}
+
+constexpr int64_t kWide = int64_t{1} << 19;  // words: a chunk then holds 32 targets
+
+struct LogProbLossCase {
+  const char* name;
+  int64_t vocabulary, count;
+  bool norm, bias;
+  int64_t kept_logits = LogProbLoss{}.kept_logits;
+};
+
+class LinearLogProbLoss : public testing::TestWithParam<LogProbLossCase> {};
+
+TEST_P(LinearLogProbLoss, EqualsTheReferenceInLossEntropiesAndGradients) {
+  const auto& [name, vocabulary, num_targets, norm, bias, kept_logits] = GetParam();
+  const int64_t tokens = 40, dim = vocabulary == kWide ? 4 : 24;
+  const auto count = static_cast<size_t>(num_targets);
+  constexpr double kTemperature = 0.7;
+  LinearSpec head;
+  head.weight = random_parameter({vocabulary, dim}, 1, 0.5);
+  if (norm) {
+    head.norm = random_parameter({dim}, 2);
+    head.prologue = Prologue::kRmsNorm;
+    head.norm_eps = 1e-5f;
+  }
+  if (bias) head.bias = random_parameter({vocabulary}, 4);
+  Targets targets;
+  for (int64_t i = 0; i < num_targets; ++i) {
+    targets.sources.push_back(i * 3 % tokens);
+    targets.ids.push_back(static_cast<int32_t>(i * 7919 % vocabulary));
+  }
+  std::vector<float> entropies(count);
+  int calls = 0;
+  LogProbLoss loss{kTemperature, [&](const float* log_probs, const float* given, float* weights) {
+                           ++calls;
+                           std::copy_n(given, count, entropies.begin());
+                           return smooth_loss(log_probs, count, weights);
+                         }};
+  loss.kept_logits = kept_logits;
+  at::Tensor hidden = random_tensor({tokens, dim}, 3).requires_grad_(true);
+  const CrossEntropy result = linear_log_prob_loss(hidden, head, targets, loss);
+  result.loss.backward();
+  EXPECT_EQ(calls, 1);
+
+  at::Tensor rh = reference_copy(hidden), rw = reference_copy(head.weight->value);
+  at::Tensor rn = norm ? reference_copy(head.norm->value) : at::Tensor(), rb = bias ? reference_copy(head.bias->value) : at::Tensor();
+  at::Tensor u = rh.index_select(0, at::tensor(targets.sources, at::kLong));
+  if (norm) u = u * (u.pow(2).mean(-1, true) + 1e-5).rsqrt() * rn;
+  at::Tensor logits = u.mm(rw.t());
+  if (bias) logits = logits + rb;
+  const at::Tensor all = (logits / kTemperature).log_softmax(1);
+  const at::Tensor log_probs = all.gather(1, at::tensor(targets.ids, at::kInt).to(at::kLong).unsqueeze(1)).squeeze(1);
+  const at::Tensor index = at::arange(num_targets, at::kLong);
+  const at::Tensor factor = at::where(index.remainder(3) == 0, at::full({}, -0.4, at::kDouble), index.remainder(5).to(at::kDouble) * 0.1);
+  const at::Tensor expected = (factor * log_probs.sin() + 0.01 * log_probs.pow(2)).sum();
+  expected.backward();
+  expect_close(result.log_probs, log_probs.detach(), 1e-5, "log-probabilities");
+  expect_close(at::tensor(entropies), -(all.exp() * all).sum(1).detach(), 1e-5, "entropies");
+  expect_close(result.loss.detach(), expected.detach(), 1e-5, "loss");
+  expect_close(hidden.grad(), rh.grad(), 1e-5, "hidden gradient");
+  expect_close(head.weight->gradient, rw.grad(), 1e-5, "head gradient");
+  if (norm) expect_close(head.norm->gradient, rn.grad(), 1e-5, "norm gradient");
+  if (bias) expect_close(head.bias->gradient, rb.grad(), 1e-5, "bias gradient");
+
+  at::NoGradGuard no_grad;
+  const CrossEntropy again = linear_log_prob_loss(hidden, head, targets, loss);
+  EXPECT_TRUE(at::equal(again.log_probs, result.log_probs));
+  EXPECT_TRUE(at::equal(again.loss, result.loss.detach()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, LinearLogProbLoss,
+                         testing::Values(LogProbLossCase{"OneChunk", 101, 19, true, false}, LogProbLossCase{"WithoutNorm", 101, 19, false, true},
+                                         LogProbLossCase{"NoTargets", 101, 0, true, false}, LogProbLossCase{"KeptInChunks", kWide, 35, true, false},
+                                         LogProbLossCase{"ComputedAgain", 101, 19, true, true, 19 * 101 - 1},
+                                         LogProbLossCase{"ComputedAgainInChunks", kWide, 35, true, true, 0}),
+                         [](const auto& info) { return info.param.name; });
 
 TEST(AdamW, EqualsTorchOverSeveralSteps) {
   at::Tensor weight = random_tensor({1003}, 1), reference = weight.clone().requires_grad_(true);

@@ -25,6 +25,8 @@ inline ParameterPtr random_parameter(std::vector<int64_t> shape, int64_t seed, d
 inline at::Tensor reference_copy(const at::Tensor& t) { return t.detach().to(at::kDouble).requires_grad_(true); }
 
 inline void expect_close(const at::Tensor& actual, const at::Tensor& expected, double tolerance, const char* what) {
+  ASSERT_EQ(actual.numel(), expected.numel()) << what;
+  if (expected.numel() == 0) return;
   const double scale = std::max(1.0, expected.abs().max().item<double>());
   const double error = (actual.to(at::kDouble) - expected.to(at::kDouble)).abs().max().item<double>();
   EXPECT_LE(error, tolerance * scale) << what;
