@@ -107,7 +107,8 @@ void CommunicationConfig::validate() const {
 }
 
 void TrainerConfig::validate() const {
-  require_known("task", task, {"pretrain", "sft", "dpo", "grpo", "distill", "pipeline"});
+  require_known("task", task, {"pretrain", "sft", "dpo", "grpo", "reject", "distill", "pipeline"});
+  require(task != "reject" && task != "distill", "task = " + task + " is a stage of task: pipeline; put it into the list 'stages'");
   require(task == "sft" || task == "pretrain" || task == "grpo", "task = " + task + " is not available in this version; available are pretrain, sft, grpo");
   require(!name.empty(), "name is empty; give the run a name, or leave the key out");
   require(!output.empty(), "output is missing: the run's folder, for instance runs/" + name);
