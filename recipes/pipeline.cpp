@@ -239,14 +239,16 @@ class StageReader {
 
   void read_training(ConfigNode node, Stage& stage) const {
     std::optional<pipeline::DistillConfig> distill;
+    ConfigNode teacher;
     if (stage.task == "distill") {
       distill = read_distill(node);
+      teacher = *node.find("distill")->find("teacher");
       std::erase_if(node.entries, [](const auto& e) { return e.key == "distill"; });
       set(node, "task", text_node("sft", node.where));
     }
     Recipe recipe = resolve(node, prefix_);
     if (distill) {
-      teach(node, *distill, recipe, stage);
+      teach(teacher, *distill, recipe, stage);
       recipe.config.data.train = {{.path = stage.samples_path().string()}};
       write_out(recipe);
     }
@@ -270,8 +272,7 @@ class StageReader {
   }
 
   /// The teacher, and the prompts that the student's data.train named.
-  void teach(const ConfigNode& node, pipeline::DistillConfig& distill, const Recipe& recipe, Stage& stage) const {
-    const ConfigNode& where = *node.find("distill")->find("teacher");
+  void teach(const ConfigNode& where, pipeline::DistillConfig& distill, const Recipe& recipe, Stage& stage) const {
     stage.selection = distill.selection;
     if (distill.rewards.empty()) stage.selection.minimum_reward = 0;
     pipeline::SamplingJob job{{}, head_.parallel, recipe.config.data.train, distill.rollouts(), recipe.config.seed};
