@@ -1,11 +1,24 @@
+#include "core/error.h"
 #include "core/log.h"
 #include "launch/app.h"
+#include "pipeline/pipeline.h"
 #include "recipes/recipe.h"
 #include "rl/preference.h"
 #include "rl/reinforcement.h"
 #include "trainer/trainer.h"
 
 namespace tessera::launch {
+
+namespace {
+
+void run_pipeline(App& app, const pipeline::Pipeline& pipeline, const std::string& resume) {
+  if (resume != "auto" && resume != "never")
+    throw ConfigError("--resume " + resume + ": a pipeline goes on by itself (auto) or starts all over (never); to run one stage again delete its folder");
+  app.set_timeout(pipeline.communication.timeout_seconds);
+  (void)pipeline::Runner(pipeline, {.from_the_start = resume == "never", .show_progress = !app.quiet, .stop_requested = app.stop_requested}, app.world).run();
+}
+
+}  // namespace
 
 Command train_command(CLI::App& cli) {
   struct Options {
@@ -18,7 +31,9 @@ Command train_command(CLI::App& cli) {
   cli.add_option("--resume", options->resume, "auto: from the newest whole checkpoint; never; or a checkpoint's folder")
       ->capture_default_str();
   return [options](App& app) {
-    const recipes::Recipe recipe = recipes::load_recipe(options->recipe, options->overrides);
+    const auto loaded = recipes::load_run_or_pipeline(options->recipe, options->overrides);
+    if (const auto* pipeline = std::get_if<pipeline::Pipeline>(&loaded)) return run_pipeline(app, *pipeline, options->resume);
+    const auto& recipe = std::get<recipes::Recipe>(loaded);
     app.set_timeout(recipe.config.communication.timeout_seconds);
     const trainer::TrainOptions how{.resume = options->resume,
                                     .recipe_yaml = recipe.yaml,

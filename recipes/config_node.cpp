@@ -68,21 +68,27 @@ ConfigNode convert(const YAML::Node& node, const std::string& name, const std::s
   return result;
 }
 
-void merge(ConfigNode& base, const ConfigNode& over) {
-  if (base.kind != ConfigNode::Kind::kMap || over.kind != ConfigNode::Kind::kMap) {
-    base = over;
-    return;
+ConfigNode* item_named(ConfigNode& list, const std::string& name) {
+  for (auto& item : list.items)
+    if (const ConfigNode* own = item.find("name"); own != nullptr && own->scalar == name) return &item;
+  return nullptr;
+}
+
+bool merges_by_name(ConfigNode& base, const ConfigNode& over) {
+  if (base.kind != ConfigNode::Kind::kList || over.kind != ConfigNode::Kind::kMap || over.entries.empty()) return false;
+  bool named = !base.items.empty(), all = true;
+  std::string names, missing;
+  for (const auto& item : base.items) {
+    named = named && item.find("name") != nullptr;
+    if (named) names += (names.empty() ? "" : ", ") + item.find("name")->scalar;
   }
-  base.where = over.where;
   for (const auto& [key, value] : over.entries) {
-    bool found = false;
-    for (auto& [name, node] : base.entries) {
-      if (name != key) continue;
-      merge(node, value);
-      found = true;
-    }
-    if (!found) base.entries.push_back({key, value});
+    if (item_named(base, key) != nullptr) continue;
+    all = false;
+    missing = key;
   }
+  if (named && !all) fail(over.where, "there is none with the name " + missing + "; the names are " + names);
+  return named;
 }
 
 ConfigNode read_file(const std::filesystem::path& path) {
@@ -139,6 +145,27 @@ nlohmann::json ConfigNode::to_json() const {
     if (!scalar.empty() && *end == '\0') return number;
   }
   return scalar;
+}
+
+void merge(ConfigNode& base, const ConfigNode& over) {
+  if (merges_by_name(base, over)) {
+    for (const auto& [key, value] : over.entries) merge(*item_named(base, key), value);
+    return;
+  }
+  if (base.kind != ConfigNode::Kind::kMap || over.kind != ConfigNode::Kind::kMap) {
+    base = over;
+    return;
+  }
+  base.where = over.where;
+  for (const auto& [key, value] : over.entries) {
+    bool found = false;
+    for (auto& [name, node] : base.entries) {
+      if (name != key) continue;
+      merge(node, value);
+      found = true;
+    }
+    if (!found) base.entries.push_back({key, value});
+  }
 }
 
 ConfigNode parse_config(const std::string& text, const std::string& name) {

@@ -33,6 +33,10 @@ struct ConfigNode::Entry {
 /// nested too deeply, or anything that is not a map at the top.
 [[nodiscard]] ConfigNode parse_config(const std::string& text, const std::string& name);
 
+/// Lays `over` over `base`, section by section. A list whose items have names is changed item by item where `over` is a section with
+/// their names as keys.
+void merge(ConfigNode& base, const ConfigNode& over);
+
 /// Reads a recipe file, merges it over its `base` (one level deep, path relative to the file), then applies overrides
 /// "a.b.c=value" in order.
 [[nodiscard]] ConfigNode load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides);

@@ -1,6 +1,7 @@
 // The keys of a recipe, each listed once. `Visitor` reads them from a file or writes them out.
 #pragma once
 
+#include "pipeline/config.h"
 #include "recipes/recipe.h"
 #include "rl/config.h"
 #include "trainer/config.h"
@@ -166,6 +167,41 @@ void describe(Visitor& v, rl::RlConfig& c) {
   v.field("staleness", c.staleness);
   v.field("samples_every", c.samples_every);
   v.list("rewards", c.rewards);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, pipeline::MixConfig& c) {
+  v.field("path", c.path);
+  v.field("share", c.share);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, pipeline::SelectionConfig& c) {
+  v.field("keep_per_prompt", c.keep_per_prompt);
+  v.field("minimum_reward", c.minimum_reward);
+  v.field("readable", c.readable);
+  v.list("mix", c.mix);
+  v.field("limit", c.limit);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, pipeline::DistillConfig& c) {
+  v.field("teacher", c.teacher);
+  v.field("samples_per_prompt", c.samples_per_prompt);
+  v.field("max_new_tokens", c.max_new_tokens);
+  v.field("temperature", c.temperature);
+  v.field("top_p", c.top_p);
+  v.field("generation_batch", c.generation_batch);
+  v.list("rewards", c.rewards);
+  describe(v, c.selection);
+}
+
+template <typename Visitor>
+void describe(Visitor& v, pipeline::ReportConfig& c) {
+  v.list("data", c.data);
+  v.list("rewards", c.rewards);
+  v.field("max_new_tokens", c.max_new_tokens);
+  v.field("generation_batch", c.generation_batch);
 }
 
 template <typename Visitor>

@@ -24,20 +24,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr const char* kPendingKind = "rollouts";  // in checkpoints
 
-inference::ModelLayout layout_of(trainer::Stages& stages, const parallel::Mesh& mesh) {
-  inference::ModelLayout layout;
-  const auto& route = stages.route();
-  for (size_t number = 0; number < route.size(); ++number) {
-    layout.stages.push_back({nullptr, route[number]});
-    if (route[number] != mesh.coordinate("pp")) continue;
-    for (const auto& stage : stages.stages())
-      if (stage->number == static_cast<int32_t>(number)) layout.stages.back().model = stage->model.get();
-  }
-  layout.pipeline = &mesh.axis("pp");
-  layout.experts = &mesh.axis("ep");
-  return layout;
-}
-
 int64_t num_prompts_of_a_phase(const trainer::TrainerConfig& config, const RlConfig& rl) {
   return config.train.sequences_per_step * rl.updates_per_rollout / rl.rollouts_per_prompt;
 }

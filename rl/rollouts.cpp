@@ -27,6 +27,20 @@ double digest(const std::vector<int32_t>& tokens, size_t place) {
 
 }  // namespace
 
+inference::ModelLayout layout_of(trainer::Stages& stages, const parallel::Mesh& mesh) {
+  inference::ModelLayout layout;
+  const auto& route = stages.route();
+  for (size_t number = 0; number < route.size(); ++number) {
+    layout.stages.push_back({nullptr, route[number]});
+    if (route[number] != mesh.coordinate("pp")) continue;
+    for (const auto& stage : stages.stages())
+      if (stage->number == static_cast<int32_t>(number)) layout.stages.back().model = stage->model.get();
+  }
+  layout.pipeline = &mesh.axis("pp");
+  layout.experts = &mesh.axis("ep");
+  return layout;
+}
+
 RolloutMaker::RolloutMaker(const RlConfig& config, const parallel::Mesh& mesh, inference::ModelLayout layout, const data::Tokenizer& tokenizer,
                            std::vector<int32_t> stop_ids, uint64_t seed)
     : config_(config), mesh_(mesh), tokenizer_(tokenizer), stop_ids_(std::move(stop_ids)), seed_(seed),

@@ -12,6 +12,7 @@
 #include "rl/config.h"
 #include "rl/prompts.h"
 #include "rl/rollout.h"
+#include "trainer/stages.h"
 
 namespace tessera::rl {
 
@@ -32,6 +33,9 @@ struct Phase {
   std::string samples;            // readable, of this rank's first group; empty unless asked for
 };
 
+/// Where the parts of the model are that generation goes through.
+[[nodiscard]] inference::ModelLayout layout_of(trainer::Stages& stages, const parallel::Mesh& mesh);
+
 class RolloutMaker final {
  public:
   /// All that is referred to must outlive it.
@@ -42,6 +46,8 @@ class RolloutMaker final {
   Phase make(const Prompts& prompts, int64_t first_prompt, int64_t num_prompts, bool with_samples, const std::function<void(int64_t)>& done = {});
   /// Rewards of greedy completions of all prompts in order: means over them, of the total and then of each kind. Collective.
   std::vector<double> evaluate(const Prompts& prompts, const std::function<void(int64_t)>& done = {});
+  /// Without what ended it.
+  [[nodiscard]] std::string text_of(const Rollout& rollout) const;
   [[nodiscard]] const std::vector<std::string>& reward_names() const { return names_; }
   /// Completions whose reward failed since the beginning, of each kind, on this rank.
   [[nodiscard]] const std::vector<RewardSet::Failures>& failures() const { return rewards_->failures(); }
@@ -64,7 +70,6 @@ class RolloutMaker final {
   Scored score(const std::vector<Wanted>& wanted, const std::vector<Rollout>& mine);
   [[nodiscard]] std::pair<size_t, size_t> share(size_t count) const;
   [[nodiscard]] inference::SamplingConfig sampling() const;
-  [[nodiscard]] std::string text_of(const Rollout& rollout) const;
   void count(const Scored& scored, const std::vector<double>& advantages, PhaseStatistics& statistics) const;
   [[nodiscard]] std::string describe(const std::vector<Wanted>& wanted, const std::vector<Rollout>& mine, const Scored& scored) const;
 

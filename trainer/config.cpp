@@ -107,9 +107,8 @@ void CommunicationConfig::validate() const {
 }
 
 void TrainerConfig::validate() const {
-  require_known("task", task, {"pretrain", "sft", "dpo", "grpo", "distill", "pipeline"});
-  require(task == "sft" || task == "pretrain" || task == "grpo" || task == "dpo",
-          "task = " + task + " is not available in this version; available are pretrain, sft, dpo, grpo");
+  require_known("task", task, {"pretrain", "sft", "dpo", "grpo", "reject", "distill", "pipeline"});
+  require(task != "reject" && task != "distill", "task = " + task + " is a stage of task: pipeline; put it into the list 'stages'");
   require(!name.empty(), "name is empty; give the run a name, or leave the key out");
   require(!output.empty(), "output is missing: the run's folder, for instance runs/" + name);
   require(!data.train.empty(), "data.train is missing: a list of {path, weight}");

@@ -18,14 +18,6 @@ constexpr std::array kHarmless = {"name", "output", "train.steps", "train.sequen
                                   "train.max_nonfinite_steps", "log.", "checkpoint.", "evaluate.", "parallel.",
                                   "communication.", "data.validation", "rl.samples_every", "rl.generation_batch"};
 
-bool is_harmless(const std::string& key) {
-  for (const std::string_view prefix : kHarmless) {
-    if (!key.starts_with(prefix)) continue;
-    if (key.size() == prefix.size() || prefix.back() == '.' || key[prefix.size()] == '.' || key[prefix.size()] == '[') return true;
-  }
-  return false;
-}
-
 /// What rank 0 found: a folder, or an error, or nothing.
 json search(const std::filesystem::path& checkpoints, const std::string& resume) {
   if (resume != "auto") {
@@ -46,6 +38,14 @@ json search(const std::filesystem::path& checkpoints, const std::string& resume)
 }
 
 }  // namespace
+
+bool is_harmless(const std::string& key) {
+  for (const std::string_view prefix : kHarmless) {
+    if (!key.starts_with(prefix)) continue;
+    if (key.size() == prefix.size() || prefix.back() == '.' || key[prefix.size()] == '.' || key[prefix.size()] == '[') return true;
+  }
+  return false;
+}
 
 std::optional<ResumePoint> find_resume_point(const std::filesystem::path& checkpoints, const std::string& resume,
                                              parallel::Communicator& world) {

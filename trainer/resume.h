@@ -21,6 +21,9 @@ struct ResumePoint {
 [[nodiscard]] std::optional<ResumePoint> find_resume_point(const std::filesystem::path& checkpoints, const std::string& resume,
                                                            parallel::Communicator& world);
 
+/// Whether a recipe's key changes neither the model nor what it sees.
+[[nodiscard]] bool is_harmless(const std::string& key);
+
 /// Throws ConfigError, naming the key, if anything but harmless keys changed since the checkpoint was written.
 void check_resumable(const nlohmann::json& state, const std::map<std::string, std::string>& recipe, const std::string& data_hash,
                      const std::string& base_hash, const std::string& checkpoint);

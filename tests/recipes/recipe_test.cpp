@@ -108,7 +108,7 @@ TEST(Recipe, WrongValuesNameTheKeyTheLineAndTheRemedy) {
       {"checkpoint: {keep: 0}", "checkpoint.keep = 0 must be at least 1"},
       {"communication: {timeout_seconds: 0}", "communication.timeout_seconds = 0 must be at least 1"},
       {"task: grpo", "task = grpo needs the section rl"},
-      {"task: distill", "task = distill is not available in this version"},
+      {"task: distill", "task = distill is a stage of task: pipeline"},
       {"task: sff", "task = 'sff' is not known"},
       {"precision: {compute: bfloat16}", "precision.compute = bfloat16 needs a GPU build"},
       {"precision: {fp8: blockwise}", "precision.fp8 = blockwise is not available"},
