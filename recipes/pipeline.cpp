@@ -247,6 +247,7 @@ class StageReader {
       set(node, "task", text_node("sft", node.where));
     }
     Recipe recipe = resolve(node, prefix_);
+    stage.config.output = recipe.config.output;
     if (distill) {
       teach(teacher, *distill, recipe, stage);
       recipe.config.data.train = {{.path = stage.samples_path().string()}};

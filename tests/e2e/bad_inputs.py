@@ -140,7 +140,7 @@ case("override: unknown key", "command line", "optimizer.rate", "is not a known 
 case("override: below a value", "optimizer.lr")(lambda s: s.train("optimizer.lr.x=1"))
 case("recipe: more pipeline ranks than ranks", "parallel.pp = 2 must divide the world size = 1")(lambda s: s.train("parallel.pp=2"))
 case("recipe: no stages a rank", "parallel.stages_per_rank = 0", "at least 1")(lambda s: s.train("parallel.stages_per_rank=0"))
-case("recipe: later section", "rl is not available in this version")(lambda s: s.yaml(MINIMAL + "rl: {temperature: 1}\n"))
+case("recipe: section of another task", "rl belongs to task: grpo")(lambda s: s.yaml(MINIMAL + "rl: {temperature: 1}\n"))
 case("warning: sequence_length beyond the model", "data.sequence_length = 4096", "max_position_embeddings = 512")(
     lambda s: s.train("data.sequence_length=4096"))
 case("warning: long samples skipped", "1 of 4 samples are longer than data.sequence_length = 128 and skipped")(

@@ -49,7 +49,7 @@ def make_data(root):
     rows = [{"prompt": f"{i} + {i % 7} =", "completion": f" {i + i % 7}"} for i in range(60)]
     write_jsonl(root / "train.jsonl", rows[:40])
     write_jsonl(root / "heldout.jsonl", rows[40:])
-    write_jsonl(root / "general.jsonl", [{"prompt": f"say {w}:", "completion": f" {w}"} for w in ("yes", "no", "well", "so", "far", "good")])
+    write_jsonl(root / "general.jsonl", [{"prompt": f"say number {w}:", "completion": f" {w}"} for w in range(40)])
 
 
 def outcome(output):
@@ -74,7 +74,7 @@ def all_stages_run(root):
     samples, counts = read_jsonl(output / "stages" / "sampling" / "samples.jsonl"), report[3]["counts"]
     mixed = sum(counts["mixed"].values())
     assert len(samples) == counts["kept"] + mixed and counts["sampled"] == 160 == counts["kept"] + sum(counts["dropped"].values()), counts
-    assert mixed == min(6, round(counts["kept"] / 3)), counts
+    assert mixed == min(40, round(counts["kept"] / 3)), counts
     assert all(set(s) >= {"prompt", "completion"} for s in samples)
     assert len({(s["prompt"], s["completion"].strip()) for s in samples}) == len(samples), "duplicates"
     for chart in ("accuracy", "reward", "length"):

@@ -223,7 +223,7 @@ TEST_F(RecipeFiles, TheShippedRecipesAreValid) {
   int count = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
     if (entry.path().extension() != ".yaml") continue;
-    EXPECT_NO_THROW((void)load_recipe(entry.path(), {})) << entry.path();
+    EXPECT_NO_THROW((void)load_run_or_pipeline(entry.path(), {})) << entry.path();
     ++count;
   }
   EXPECT_GE(count, 3);
