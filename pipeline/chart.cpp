@@ -48,7 +48,8 @@ struct Axis {
 };
 
 std::string frame(const std::string& title, const std::string& y_label, const Axis& y) {
-  std::string svg = concat("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 ", kWidth, " ", kHeight, "' font-family='sans-serif' font-size='12' role='img'>\n<title>",
+  std::string svg = concat("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 ", kWidth, " ", kHeight,
+                           "' font-family='sans-serif' font-size='12' role='img'>\n<title>",
                            escape(title), "</title>\n<style>text{fill:#222}.axis{stroke:#222}.grid{stroke:#8886}",
                            "@media(prefers-color-scheme:dark){text{fill:#ddd}.axis{stroke:#ddd}}</style>\n");
   svg += text_at((kLeft + kRight) / 2, 20, "middle", title, " font-size='15'");
@@ -96,7 +97,8 @@ std::string bar_chart(const std::string& title, const std::string& y_label, cons
   const double width = (kRight - kLeft) / static_cast<double>(bars.size());
   for (size_t k = 0; k < bars.size(); ++k) {
     const double left = kLeft + width * static_cast<double>(k), top = y.at(std::max(0.0, bars[k].second)), middle = left + width / 2;
-    svg += concat("<rect x='", short_number(left + width * 0.2), "' y='", short_number(top), "' width='", short_number(width * 0.6), "' height='", short_number(kBottom - top), "' fill='", kColours[0], "'/>\n");
+    svg += concat("<rect x='", short_number(left + width * 0.2), "' y='", short_number(top), "' width='",
+                  short_number(width * 0.6), "' height='", short_number(kBottom - top), "' fill='", kColours[0], "'/>\n");
     svg += text_at(middle, top - 4, "middle", short_number(bars[k].second));
     svg += text_at(middle, kBottom + 16, "end", bars[k].first, concat(" transform='rotate(-20 ", short_number(middle), " ", kBottom + 16, ")'"));
   }

@@ -114,7 +114,8 @@ bool Runner::sample(const Stage& stage, json& record) {
     std::string text;
     for (const auto& line : selection.lines) text += line + "\n";
     write_file_atomically(stage.samples_path(), text);
-    log::info("stage ", stage.name, ": kept ", selection.counts["kept"].dump(), " of ", candidates.all.size(), " completions; dropped ", selection.counts["dropped"].dump());
+    log::info("stage ", stage.name, ": kept ", selection.counts["kept"].dump(), " of ",
+              candidates.all.size(), " completions; dropped ", selection.counts["dropped"].dump());
     return selection.counts;
   });
   return true;

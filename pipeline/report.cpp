@@ -19,7 +19,8 @@ std::string percent(const json& evaluation) { return evaluation.is_object() ? de
 
 std::string describe_counts(const ReportRow& row) {
   const json& counts = row.record["counts"];
-  std::string text = detail::concat("- ", row.name, ": kept ", counts["kept"].dump(), " of ", counts["sampled"].dump(), " completions of ", counts["prompts"].dump(), " prompts");
+  std::string text = detail::concat("- ", row.name, ": kept ", counts["kept"].dump(), " of ", counts["sampled"].dump(), " completions of ",
+                                    counts["prompts"].dump(), " prompts");
   std::string separator = "; dropped: ";
   for (const auto& [reason, count] : counts["dropped"].items()) {
     std::string words = reason;

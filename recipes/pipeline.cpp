@@ -146,9 +146,11 @@ class StageReader {
     for (const auto& stage : done_)
       if (stage.name == name) return stage;
     if (std::find(names_.begin(), names_.end(), name) != names_.end())
-      fail(where, asked_by + " refers to stage " + name + ", which does not come before it; stages run in the order of the list: put " + name + " further up, or refer to another");
+      fail(where, asked_by + " refers to stage " + name + ", which does not come before it; "
+                  "stages run in the order of the list: put " + name + " further up, or refer to another");
     const std::string near = nearest_name(name, names_);
-    fail(where, asked_by + " refers to a stage '" + name + "' that does not exist; " + (near.empty() ? "stages are " + join(names_) : "did you mean '" + near + "'?"));
+    fail(where, asked_by + " refers to a stage '" + name + "' that does not exist; " +
+                    (near.empty() ? "stages are " + join(names_) : "did you mean '" + near + "'?"));
   }
 
   /// ${stages.NAME.samples} and ${stages.NAME.exported} in any text of the stage.
@@ -159,11 +161,13 @@ class StageReader {
     constexpr std::string_view kOpening = "${stages.";
     for (size_t begin = node.scalar.find(kOpening); begin != std::string::npos; begin = node.scalar.find(kOpening)) {
       const size_t end = node.scalar.find('}', begin), dot = node.scalar.find('.', begin + kOpening.size());
-      if (end == std::string::npos || dot == std::string::npos || dot > end) fail(node, node.scalar + " is not understood; write ${stages.NAME.samples} or ${stages.NAME.exported}");
+      if (end == std::string::npos || dot == std::string::npos || dot > end)
+        fail(node, node.scalar + " is not understood; write ${stages.NAME.samples} or ${stages.NAME.exported}");
       const std::string word = node.scalar.substr(begin, end - begin + 1), what = node.scalar.substr(dot + 1, end - dot - 1);
       const Stage& source = before(node, prefix_ + " " + word, node.scalar.substr(begin + kOpening.size(), dot - begin - kOpening.size()));
       if (what != "samples" && what != "exported") fail(node, word + ": a stage makes samples or exported, not '" + what + "'");
-      if (what == "samples" && !source.samples()) fail(node, word + ": stage " + source.name + " (task: " + source.task + ") makes no samples; those of task reject and distill do");
+      if (what == "samples" && !source.samples())
+        fail(node, word + ": stage " + source.name + " (task: " + source.task + ") makes no samples; those of task reject and distill do");
       if (what == "exported" && !source.trains()) fail(node, word + ": stage " + source.name + " (task: reject) trains no model; it makes samples");
       node.scalar.replace(begin, end - begin + 1, (what == "samples" ? source.samples_path() : source.exported_path()).string());
       stage.inputs.push_back(source.name);
@@ -182,8 +186,10 @@ class StageReader {
     const ConfigNode* own = item.find("model");
     const bool own_model = own != nullptr && (own->find("path") != nullptr || own->find("config") != nullptr);
     ConfigNode model = own_model ? *own : model_before(item, stage);
-    if (own_model && item.find("model_from") != nullptr) fail(*item.find("model_from"), prefix_ + "model_from and a model of the stage's own exclude each other; keep one");
-    if (own_model && own->find("config") != nullptr && own->find("tokenizer") == nullptr) set(model, "tokenizer", text_node(head_.model.tokenizer_folder(), own->where));
+    if (own_model && item.find("model_from") != nullptr)
+      fail(*item.find("model_from"), prefix_ + "model_from and a model of the stage's own exclude each other; keep one");
+    if (own_model && own->find("config") != nullptr && own->find("tokenizer") == nullptr)
+      set(model, "tokenizer", text_node(head_.model.tokenizer_folder(), own->where));
     if (!own_model && own != nullptr) merge(model, *own);
     ConfigNode rest = item;
     std::erase_if(rest.entries, [](const auto& e) { return e.key == "model" || e.key == "model_from"; });
@@ -204,7 +210,8 @@ class StageReader {
       for (const auto& other : done_) source = other.trains() ? &other : source;
     } else if (from != "start") {
       source = &before(*item.find("model_from"), prefix_ + "model_from", from);
-      if (!source->trains()) fail(*item.find("model_from"), prefix_ + "model_from = " + from + ": that stage (task: reject) trains no model; name one that does, or start");
+      if (!source->trains())
+        fail(*item.find("model_from"), prefix_ + "model_from = " + from + ": that stage (task: reject) trains no model; name one that does, or start");
     }
     if (source == nullptr) return *start;
     ConfigNode model;

@@ -36,7 +36,9 @@ std::string located(const ConfigNode& root, const std::string& message, const st
 
 Recipe resolve(const ConfigNode& node, const std::string& prefix) {
   if (is_pipeline(node))
-    throw ConfigError(node.where.substr(0, node.where.rfind(':')) + ": task = pipeline is run by 'tessera train'; here give a single run's recipe, such as the recipe.yaml that a stage has written into its folder");
+    throw ConfigError(node.where.substr(0, node.where.rfind(':')) + ": task = pipeline is run by 'tessera train'; "
+                      "here give a single run's recipe, such as the "
+                      "recipe.yaml that a stage has written into its folder");
   Recipe recipe;
   Reader::read_struct(node, prefix.substr(0, prefix.empty() ? 0 : prefix.size() - 1), recipe);
   if (recipe.config.output.empty()) recipe.config.output = "runs/" + recipe.config.name;
