@@ -1,25 +1,23 @@
-// FP8 weights as DeepSeek's files hold them: float8_e4m3fn values and, for each block of 128 x 128 (fewer at the edges), one
+// FP8 weights as DeepSeek's files hold them: float8_e4m3fn codes and, for each block of 128 x 128 (fewer at the edges), one
 // float32 factor they are multiplied with.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <string>
+
+#include "kernels/fp8/quantize.h"
 #include "model/config.h"
 
 namespace tessera::model {
 
 constexpr BlockQuantization kFp8Block{128, 128};
 
-struct Fp8Weight {
-  at::Tensor values;  // [out, in] float8_e4m3fn
-  at::Tensor scales;  // [ceil(out / rows), ceil(in / columns)] float32
-};
-
 /// float32 [out, in]. Throws ConfigError naming `what` when the scales do not fit.
-[[nodiscard]] at::Tensor dequantize(const Fp8Weight& weight, const BlockQuantization& block, const std::string& what);
+[[nodiscard]] at::Tensor dequantize(const kernels::fp8::Quantized& weight, const BlockQuantization& block, const std::string& what);
 
 /// The largest magnitude of each block becomes 448. Where `before` is given and a block's values are just those that its old
 /// scale gives, the old scale is kept, so that an unchanged weight is written unchanged.
-[[nodiscard]] Fp8Weight quantize(const at::Tensor& weight, const BlockQuantization& block, const at::Tensor& before = {});
+[[nodiscard]] kernels::fp8::Quantized quantize(const at::Tensor& weight, const BlockQuantization& block, const at::Tensor& before = {});
 
 }  // namespace tessera::model

@@ -219,7 +219,7 @@ using Tensors = std::vector<checkpoint::TensorToWrite>;
 /// The two tensors of an FP8 weight. They are made one after the other, and quantised once for each.
 void add_fp8(const NamedWeight& weight, const BlockQuantization& block, const at::Tensor& before, const ValueSource& values, Tensors& tensors) {
   const std::vector<int64_t> blocks = {(weight.shape[0] + block.rows - 1) / block.rows, (weight.shape[1] + block.columns - 1) / block.columns};
-  tensors.push_back({weight.name, at::kFloat8_e4m3fn, weight.shape, [=] { return quantize(values(weight), block, before).values; }});
+  tensors.push_back({weight.name, at::kFloat8_e4m3fn, weight.shape, [=] { return quantize(values(weight), block, before).codes; }});
   tensors.push_back({scale_name(weight.name), at::kFloat, blocks, [=] { return quantize(values(weight), block, before).scales; }});
 }
 

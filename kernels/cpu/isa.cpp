@@ -3,6 +3,7 @@
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/decode.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/fp8.h"
 #include "kernels/cpu/kernel_table.h"
 
 #define TESSERA_STRING_(x) #x
@@ -32,6 +33,11 @@ const KernelTable& table() {
       .dot = dot,
       .sum_of_squares = sum_of_squares,
       .adamw = adamw,
+      .fp8_quantize = fp8_quantize,
+      .fp8_largest = fp8_largest,
+      .fp8_scale = fp8_scale,
+      .fp8_quantize_with = fp8_quantize_with,
+      .fp8_dequantize = fp8_dequantize,
   };
   return table;
 }

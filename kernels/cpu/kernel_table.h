@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "kernels/fp8/format.h"
+
 namespace tessera::kernels {
 
 /// Rows of floats, `stride` apart.
@@ -101,6 +103,18 @@ struct KernelTable {
   void (*adamw)(float* weight, const float* gradient, float* exp_avg, float* exp_avg_sq, int64_t count, float lr,
                 float beta1, float beta2, float eps, float weight_decay, float correction1, float correction2_sqrt,
                 float gradient_scale);
+
+  // 8-bit floating point; rows `stride` apart, the first at a tile's corner. The same bits on every instruction set.
+  /// Tiles of whole numbers of rows and columns, none 0. `sink.values` may be x.
+  void (*fp8_quantize)(const fp8::Scheme& scheme, const float* x, int64_t stride, int64_t rows, int64_t columns, const fp8::Sink& sink);
+  /// The largest finite magnitude, and the scale of a tile that has it.
+  float (*fp8_largest)(const float* x, int64_t stride, int64_t rows, int64_t columns);
+  float (*fp8_scale)(const fp8::Scheme& scheme, float largest);
+  /// With a scale from elsewhere.
+  void (*fp8_quantize_with)(fp8::Format format, float scale, const float* x, int64_t stride, int64_t rows, int64_t columns,
+                            const fp8::Sink& sink);
+  void (*fp8_dequantize)(fp8::Format format, fp8::Tile tile, const uint8_t* codes, int64_t code_stride, const float* scales,
+                         int64_t scale_stride, int64_t rows, int64_t columns, float* values, int64_t value_stride);
 };
 
 constexpr int64_t kSamplingBlock = 1024;

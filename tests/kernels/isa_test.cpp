@@ -1,24 +1,14 @@
 // Every instruction set this processor has gives the same results as the generic kernels, to rounding.
-#include "kernels/cpu/kernel_table.h"
+#include "instruction_sets.h"
 #include "test_tensors.h"
 
 namespace tessera::kernels {
 namespace {
 
-std::vector<const KernelTable*> tables() {
-  std::vector<const KernelTable*> list = {&isa_generic::table()};
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list.push_back(&isa_avx2::table());
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    list.push_back(&isa_avx512::table());
-#endif
-  return list;
-}
-
 TEST(InstructionSets, AgreeOnSwigluAndNorms) {
   const at::Tensor x = random_tensor({7, 90}, 1).mul_(20.0), w = random_tensor({90}, 2);
   at::Tensor first_swiglu, first_norm;
-  for (const KernelTable* table : tables()) {
+  for (const KernelTable* table : instruction_sets()) {
     at::Tensor swiglu = at::empty({7, 45}), norm = at::empty({7, 90}), rstd = at::empty({7});
     table->swiglu(x.data_ptr<float>(), 7, 45, swiglu.data_ptr<float>());
     table->rms_norm(x.data_ptr<float>(), nullptr, w.data_ptr<float>(), 1e-6f, 7, 90, nullptr, norm.data_ptr<float>(), rstd.data_ptr<float>());
@@ -32,7 +22,7 @@ TEST(InstructionSets, AgreeOnSwigluAndNorms) {
 }
 
 TEST(InstructionSets, FewRowsProductEqualsMm) {
-  for (const KernelTable* table : tables()) {
+  for (const KernelTable* table : instruction_sets()) {
     for (int64_t rows : {1, 2, 3, 4, 7, 16, 37}) {
       const at::Tensor x = random_tensor({rows, 101}, rows), w = random_tensor({37, 101}, 5);
       at::Tensor y = at::empty({rows, 37});
@@ -44,7 +34,7 @@ TEST(InstructionSets, FewRowsProductEqualsMm) {
 }
 
 TEST(InstructionSets, AttentionDecodeEqualsSoftmax) {
-  for (const KernelTable* table : tables()) {
+  for (const KernelTable* table : instruction_sets()) {
     for (int64_t group : {1, 2, 3, 4, 7, 11}) {
       for (int64_t keys : {1, 5, 33, 130}) {
         const int64_t qk_dim = 40, v_dim = 24, stride = 70;
@@ -62,7 +52,7 @@ TEST(InstructionSets, AttentionDecodeEqualsSoftmax) {
 }
 
 TEST(InstructionSets, ExponentialsUnderflowToZeroAndStayFinite) {
-  for (const KernelTable* table : tables()) {
+  for (const KernelTable* table : instruction_sets()) {
     at::Tensor logits = at::full({1, 100}, -1e30f);
     logits[0][3] = 80.0f;
     const int32_t target = 3;

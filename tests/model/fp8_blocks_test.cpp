@@ -13,7 +13,7 @@ TEST(Fp8Blocks, RaggedBlocksComeBackWithinHalfAStep) {
   at::Tensor weight = torch::randn({200, 300});
   weight.narrow(0, 0, 128).narrow(1, 0, 128).mul_(1e-6);
   weight.narrow(0, 128, 72).narrow(1, 256, 44).zero_();
-  const Fp8Weight packed = quantize(weight, kFp8Block);
+  const kernels::fp8::Quantized packed = quantize(weight, kFp8Block);
   EXPECT_EQ(packed.scales.sizes(), (std::vector<int64_t>{2, 3}));
   const at::Tensor back = dequantize(packed, kFp8Block, "w");
   // Four significant bits; below 2^-6 of the scale's unit the step is fixed.
@@ -26,18 +26,18 @@ TEST(Fp8Blocks, RaggedBlocksComeBackWithinHalfAStep) {
 
 TEST(Fp8Blocks, AnUnchangedWeightIsWrittenUnchanged) {
   torch::manual_seed(2);
-  Fp8Weight packed = quantize(torch::randn({130, 260}), kFp8Block);
+  kernels::fp8::Quantized packed = quantize(torch::randn({130, 260}), kFp8Block);
   packed.scales = at::pow(2.0, packed.scales.log2().ceil());  // powers of two, as in V3.1: the largest is below 448
   const at::Tensor weight = dequantize(packed, kFp8Block, "w");
-  const Fp8Weight again = quantize(weight, kFp8Block, packed.scales);
+  const kernels::fp8::Quantized again = quantize(weight, kFp8Block, packed.scales);
   EXPECT_TRUE(again.scales.equal(packed.scales));
   EXPECT_TRUE(again.values.view(at::kByte).equal(packed.values.view(at::kByte)));
-  const Fp8Weight moved = quantize(weight * 1.01, kFp8Block, packed.scales);
+  const kernels::fp8::Quantized moved = quantize(weight * 1.01, kFp8Block, packed.scales);
   EXPECT_FALSE(moved.scales.equal(packed.scales));
 }
 
 TEST(Fp8Blocks, ScalesOfAnotherShapeAreNamed) {
-  Fp8Weight packed = quantize(torch::randn({130, 60}), kFp8Block);
+  kernels::fp8::Quantized packed = quantize(torch::randn({130, 60}), kFp8Block);
   packed.scales = at::ones({1, 1});
   EXPECT_THAT(test::message_of<ConfigError>([&] { (void)dequantize(packed, kFp8Block, "q_proj"); }),
               testing::HasSubstr("q_proj: scales of shape [1, 1] where blocks of 128 x 128 make it [2, 1]"));

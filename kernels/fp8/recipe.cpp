@@ -1,0 +1,19 @@
+#include "kernels/fp8/recipe.h"
+
+namespace tessera::kernels::fp8 {
+
+const std::vector<Recipe>& recipes() {
+  static const std::vector<Recipe> all = {
+      {.name = "blockwise", .activation = {128, 1}, .gradient = {128, 1}, .weight = {128, 128}},
+      {.name = "tensorwise", .gradient_format = Format::kE5m2},
+  };
+  return all;
+}
+
+const Recipe* find_recipe(const std::string& name) {
+  for (const Recipe& recipe : recipes())
+    if (recipe.name == name) return &recipe;
+  return nullptr;
+}
+
+}  // namespace tessera::kernels::fp8
