@@ -9,6 +9,7 @@ void append_row(const Row& row, MicroBatch& batch) {
   TESSERA_CHECK(row.loss_mask.size() == row.tokens.size(), "loss mask and tokens differ in length");
   const auto offset = static_cast<int64_t>(batch.tokens.size());
   const auto first_segment = static_cast<int64_t>(batch.segments.size());
+  if (!row.tokens.empty()) batch.row_starts.push_back(offset);
   batch.tokens.insert(batch.tokens.end(), row.tokens.begin(), row.tokens.end());
   int64_t expected = 0;
   for (const Segment& segment : row.segments) {

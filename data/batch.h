@@ -26,6 +26,7 @@ struct MicroBatch {
   std::vector<int32_t> tokens;           // [T]
   std::vector<int32_t> positions;        // [T] position ids for RoPE
   std::vector<Segment> segments;         // in token order
+  std::vector<int64_t> row_starts;       // first token of each row
   std::vector<int64_t> target_sources;   // [N] index of the token whose output predicts the target
   std::vector<int32_t> targets;          // [N] target ids
 };

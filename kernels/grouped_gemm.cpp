@@ -1,11 +1,13 @@
 #include "kernels/grouped_gemm.h"
 
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 
 #include "core/error.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/fp8/operands.h"
 #include "kernels/gemm.h"
 #include "kernels/swiglu.h"
 #include "kernels/threads.h"
@@ -76,21 +78,22 @@ void steady_product(GemmSize size, const float* a, const float* weight, int64_t 
   std::copy(result.begin(), result.begin() + m * n, c);
 }
 
-void forward_product(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, bool generation, at::Tensor& y) {
+void forward_product(const at::Tensor& x, const at::Tensor& weight, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, bool few_rows,
+                     at::Tensor& y) {
   const Sizes s(spec);
-  const float *px = x.const_data_ptr<float>(), *pw = spec.weight->value.const_data_ptr<float>();
+  const float *px = x.const_data_ptr<float>(), *pw = weight.const_data_ptr<float>();
   float* py = y.data_ptr<float>();
-  if (generation) return few_rows_forward(px, pw, s, offsets, py);
+  if (few_rows) return few_rows_forward(px, pw, s, offsets, py);
   auto blocks = row_blocks(offsets);
   run_blocks(blocks, [&](const Block& b) {
     steady_product({b.end - b.begin, s.out, s.in}, px + b.begin * s.in, pw + b.expert * s.out * s.in, s.in, Transpose::kYes, py + b.begin * s.out);
   });
 }
 
-at::Tensor input_gradient(const at::Tensor& dy, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets) {
+at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& weight, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets) {
   const Sizes s(spec);
   at::Tensor du = at::empty({dy.size(0), s.in}, dy.options());
-  const float *pdy = dy.const_data_ptr<float>(), *pw = spec.weight->value.const_data_ptr<float>();
+  const float *pdy = dy.const_data_ptr<float>(), *pw = weight.const_data_ptr<float>();
   float* pdu = du.data_ptr<float>();
   auto blocks = row_blocks(offsets);
   run_blocks(blocks, [&](const Block& b) {
@@ -118,13 +121,33 @@ void add_weight_gradient(const at::Tensor& dy, const at::Tensor& u, const Groupe
   });
 }
 
+fp8::InFront in_front(const GroupedLinearSpec& spec) { return {spec.prologue}; }
+
+void weight_backward(const at::Tensor& dy, const fp8::SavedInput& saved, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets) {
+  if (spec.fp8) {
+    const fp8::Recipe& recipe = spec.fp8->recipe();
+    add_weight_gradient(fp8::gradient_by_token(dy, recipe, offsets), fp8::input_by_token(saved, in_front(spec), recipe, offsets), spec, offsets);
+  } else {
+    add_weight_gradient(dy, spec.prologue == Prologue::kSwiglu ? swiglu(saved.x) : saved.x, spec, offsets);
+  }
+  spec.weight->gradient_added();
+}
+
 struct GroupedLinearFunction : torch::autograd::Function<GroupedLinearFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& /*anchor*/, const GroupedLinearSpec* spec,
-                            const std::vector<int64_t>& offsets, bool generation) {
-    const at::Tensor u = spec->prologue == Prologue::kSwiglu ? swiglu(x) : x;
+                            const std::vector<int64_t>& offsets, PassKind kind, bool keep) {
+    fp8::SavedInput saved;
+    at::Tensor u, weight = spec->weight->value;
+    if (spec->fp8 && kind == PassKind::kTraining) {
+      u = fp8::input_by_row(x, in_front(*spec), spec->fp8->recipe(), keep ? &saved : nullptr);
+      weight = spec->fp8->of(*spec->weight);
+    } else {
+      u = spec->prologue == Prologue::kSwiglu ? swiglu(x) : x;
+      saved.x = x;
+    }
     at::Tensor y = at::empty({x.size(0), spec->out()}, x.options());
-    forward_product(u, *spec, offsets, generation, y);
-    ctx->save_for_backward({x});
+    forward_product(u, weight, *spec, offsets, kind == PassKind::kDecode, y);
+    ctx->save_for_backward({saved.x, saved.quantized.codes, saved.quantized.scales});
     ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
     ctx->saved_data["offsets"] = offsets;
     return y;
@@ -133,33 +156,30 @@ struct GroupedLinearFunction : torch::autograd::Function<GroupedLinearFunction> 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     const auto& spec = *reinterpret_cast<const GroupedLinearSpec*>(ctx->saved_data["spec"].toInt());
     const auto offsets = ctx->saved_data["offsets"].toIntVector();
-    const at::Tensor x = ctx->get_saved_variables()[0];
+    const auto kept = ctx->get_saved_variables();
+    const fp8::SavedInput saved{kept[0], {}, {kept[1], kept[2]}};
     const at::Tensor dy = gradients[0].contiguous();
-    const bool swiglu_in_front = spec.prologue == Prologue::kSwiglu;
-    if (spec.weight->trainable()) {
-      spec.weight->now_or_later([dy, x, offsets, swiglu_in_front, &spec] {
-        add_weight_gradient(dy, swiglu_in_front ? swiglu(x) : x, spec, offsets);
-        spec.weight->gradient_added();
-      });
-    }
+    if (spec.weight->trainable()) spec.weight->now_or_later([dy, saved, offsets, &spec] { weight_backward(dy, saved, spec, offsets); });
     at::Tensor dx;
     if (ctx->needs_input_grad(0)) {
-      dx = input_gradient(dy, spec, offsets);
-      if (swiglu_in_front) dx = swiglu_backward(dx, x);
+      dx = spec.fp8 ? input_gradient(fp8::gradient_by_row(dy, spec.fp8->recipe()), spec.fp8->of(*spec.weight), spec, offsets)
+                    : input_gradient(dy, spec.weight->value, spec, offsets);
+      if (spec.prologue == Prologue::kSwiglu) dx = spec.fp8 ? fp8::swiglu_gradient(dx, saved, spec.fp8->recipe()) : swiglu_backward(dx, saved.x);
     }
-    return {dx, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
-at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, bool generation) {
+at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, PassKind kind) {
   const int64_t width = spec.weight->value.size(1) * (spec.prologue == Prologue::kSwiglu ? 2 : 1);
   TESSERA_CHECK(x.dim() == 2 && x.is_contiguous() && x.size(1) == width && static_cast<int64_t>(offsets.size()) == spec.experts + 1 &&
                     offsets.back() == x.size(0),
                 "grouped_linear of ", x.sizes(), " by ", spec.experts, " experts of ", spec.weight->value.sizes());
   spec.weight->await();
-  return GroupedLinearFunction::apply(x, spec.weight->value, &spec, offsets, generation);
+  const bool keep = at::GradMode::is_enabled() && (spec.weight->trainable() || spec.prologue != Prologue::kNone);
+  return GroupedLinearFunction::apply(x, spec.weight->value, &spec, offsets, kind, keep);
 }
 
 }  // namespace tessera::kernels

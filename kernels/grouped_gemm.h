@@ -16,12 +16,15 @@ struct GroupedLinearSpec {
   ParameterPtr weight;  // [E out, in]
   int64_t experts = 1;
   Prologue prologue = Prologue::kNone;  // kNone or kSwiglu, which is recomputed in the backward pass
+  std::shared_ptr<fp8::Weight> fp8 = {};  // see LinearSpec
   [[nodiscard]] int64_t out() const { return weight->value.size(0) / experts; }
 };
 
 /// u = prologue(x); y[r] = W_e u[r] for the rows r in [offsets[e], offsets[e + 1]). x: [N, in], or [N, 2 in] (gate, up) with
 /// kSwiglu; offsets: E + 1 ascending from 0 to N. Returns [N, out]. `spec` must outlive the backward pass.
-/// A row's bits do not depend on how many others there are. `generation`: by a kernel for few rows.
-at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, bool generation = false);
+/// A row's bits do not depend on how many others there are. Decoding takes a kernel for few rows. In FP8, tiles along rows begin
+/// anew with each expert.
+at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets,
+                          PassKind kind = PassKind::kTraining);
 
 }  // namespace tessera::kernels

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/fp8/operands.h"
 #include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
 #include "kernels/swiglu.h"
@@ -31,8 +32,11 @@ at::Tensor apply_prologue(const at::Tensor& x, const LinearSpec& spec, at::Tenso
   return x;
 }
 
-at::Tensor product_with_residual(const at::Tensor& u, const LinearSpec& spec, const at::Tensor& residual) {
-  const at::Tensor& weight = spec.weight->value;
+fp8::InFront in_front(const LinearSpec& spec) { return {spec.prologue, spec.norm.get(), spec.norm_eps}; }
+
+const at::Tensor& weight_operand(const LinearSpec& spec) { return spec.fp8 ? spec.fp8->of(*spec.weight) : spec.weight->value; }
+
+at::Tensor product_with_residual(const at::Tensor& u, const at::Tensor& weight, const LinearSpec& spec, const at::Tensor& residual) {
   at::Tensor y = residual.defined() ? residual.clone() : at::empty({u.size(0), weight.size(0)}, u.options());
   gemm(u, Transpose::kNo, weight, Transpose::kYes, y, 1.0, residual.defined() ? 1.0 : 0.0);
   if (spec.bias) y.add_(spec.bias->value);
@@ -61,15 +65,34 @@ bool trains(const LinearSpec& spec) {
   return false;
 }
 
-/// Gradients of weight, bias and adapters.
-void weights_backward(const at::Tensor& dy, const at::Tensor& x, const std::vector<at::Tensor>& d_lows, const LinearSpec& spec) {
-  at::NoGradGuard no_grad;
-  const bool needs_input = spec.weight->trainable() || !spec.adapters.empty();
-  const at::Tensor u = needs_input ? apply_prologue(x, spec, nullptr) : at::Tensor();
-  if (spec.weight->trainable()) {
-    gemm(dy, Transpose::kYes, u, Transpose::kNo, spec.weight->open_gradient(), 1.0, 1.0);
-    spec.weight->gradient_added();
+using RowStarts = std::vector<int64_t>;
+
+/// The input as the adapters, and the weight's gradient in float32, take it.
+at::Tensor saved_input(const fp8::SavedInput& saved, const LinearSpec& spec) {
+  const bool needed = !spec.adapters.empty() || (spec.weight->trainable() && !spec.fp8);
+  if (!needed) return {};
+  return spec.fp8 ? fp8::input_by_row(saved, in_front(spec), spec.fp8->recipe()) : apply_prologue(saved.x, spec, nullptr);
+}
+
+void add_weight_gradient(const at::Tensor& dy, const at::Tensor& u, const fp8::SavedInput& saved, const RowStarts& starts, const LinearSpec& spec) {
+  const auto add = [&](const at::Tensor& left, const at::Tensor& right) {
+    gemm(left, Transpose::kYes, right, Transpose::kNo, spec.weight->open_gradient(), 1.0, 1.0);
+  };
+  if (spec.fp8) {
+    const fp8::Recipe& recipe = spec.fp8->recipe();
+    add(fp8::gradient_by_token(dy, recipe, starts), fp8::input_by_token(saved, in_front(spec), recipe, starts));
+  } else {
+    add(dy, u);
   }
+  spec.weight->gradient_added();
+}
+
+/// Gradients of weight, bias and adapters.
+void weights_backward(const at::Tensor& dy, const fp8::SavedInput& saved, const std::vector<at::Tensor>& d_lows, const RowStarts& starts,
+                      const LinearSpec& spec) {
+  at::NoGradGuard no_grad;
+  const at::Tensor u = saved_input(saved, spec);
+  if (spec.weight->trainable()) add_weight_gradient(dy, u, saved, starts, spec);
   if (spec.bias && spec.bias->trainable()) {
     spec.bias->open_gradient().add_(dy.sum(0));
     spec.bias->gradient_added();
@@ -89,38 +112,47 @@ void weights_backward(const at::Tensor& dy, const at::Tensor& x, const std::vect
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
                             const std::optional<at::Tensor>& optional_residual, const at::Tensor& /*anchor*/,
-                            const LinearSpec* spec) {
+                            const LinearSpec* spec, const RowStarts& starts, bool keep) {
     const at::Tensor residual = optional_residual.value_or(at::Tensor());
-    at::Tensor rstd;
-    const at::Tensor u = apply_prologue(x, *spec, &rstd);
-    at::Tensor y = product_with_residual(u, *spec, residual);
+    fp8::SavedInput saved;
+    at::Tensor u;
+    if (spec->fp8) {
+      u = fp8::input_by_row(x, in_front(*spec), spec->fp8->recipe(), keep ? &saved : nullptr);
+    } else {
+      saved.x = x;
+      u = apply_prologue(x, *spec, &saved.rstd);
+    }
+    at::Tensor y = product_with_residual(u, weight_operand(*spec), *spec, residual);
     add_adapters(u, *spec, y);
-    ctx->save_for_backward({x, rstd});
+    ctx->save_for_backward({saved.x, saved.rstd, saved.quantized.codes, saved.quantized.scales});
     ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
     ctx->saved_data["residual"] = residual.defined();
+    if (spec->fp8) ctx->saved_data["starts"] = starts;
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     const auto& spec = *reinterpret_cast<const LinearSpec*>(ctx->saved_data["spec"].toInt());
-    const auto saved = ctx->get_saved_variables();
-    const at::Tensor& x = saved[0];
+    const auto kept = ctx->get_saved_variables();
+    const fp8::SavedInput saved{kept[0], kept[1], {kept[2], kept[3]}};
+    const RowStarts starts = spec.fp8 ? ctx->saved_data["starts"].toIntVector() : RowStarts();
     const at::Tensor dy = gradients[0].contiguous();
     const auto d_lows = low_rank_gradients(dy, spec);
-    if (trains(spec)) spec.weight->now_or_later([dy, x, d_lows, &spec] { weights_backward(dy, x, d_lows, spec); });
+    if (trains(spec)) spec.weight->now_or_later([dy, saved, d_lows, starts, &spec] { weights_backward(dy, saved, d_lows, starts, spec); });
     const bool norm_trains = spec.prologue == Prologue::kRmsNorm && spec.norm->trainable();
     at::Tensor du;
-    if (ctx->needs_input_grad(0) || norm_trains) du = product(dy, spec.weight->value);
+    if (ctx->needs_input_grad(0) || norm_trains)
+      du = product(spec.fp8 ? fp8::gradient_by_row(dy, spec.fp8->recipe()) : dy, weight_operand(spec));
     for (size_t i = 0; du.defined() && i < d_lows.size(); ++i)
       gemm(d_lows[i], Transpose::kNo, spec.adapters[i].a->value, Transpose::kNo, du, 1.0, 1.0);
     at::Tensor dx = du;
     if (du.defined() && spec.prologue == Prologue::kRmsNorm) {
-      dx = rms_norm_backward(du, x, spec.norm->value, saved[1], norm_trains ? spec.norm->open_gradient() : at::Tensor());
+      dx = rms_norm_backward(du, saved.x, spec.norm->value, saved.rstd, norm_trains ? spec.norm->open_gradient() : at::Tensor());
       if (norm_trains) spec.norm->gradient_added();
     } else if (du.defined() && spec.prologue == Prologue::kSwiglu) {
-      dx = swiglu_backward(du, x);
+      dx = spec.fp8 ? fp8::swiglu_gradient(du, saved, spec.fp8->recipe()) : swiglu_backward(du, saved.x);
     }
-    return {dx, ctx->saved_data["residual"].toBool() ? dy : at::Tensor(), at::Tensor(), at::Tensor()};
+    return {dx, ctx->saved_data["residual"].toBool() ? dy : at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -157,16 +189,17 @@ void await(const LinearSpec& spec) {
   }
 }
 
-at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
+at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual, const std::vector<int64_t>& row_starts) {
   await(spec);
-  return LinearFunction::apply(x, residual.defined() ? std::optional(residual) : std::nullopt, anchor_of(spec), &spec);
+  const bool keep = at::GradMode::is_enabled() && (trains(spec) || spec.prologue != Prologue::kNone);
+  return LinearFunction::apply(x, residual.defined() ? std::optional(residual) : std::nullopt, anchor_of(spec), &spec, row_starts, keep);
 }
 
 at::Tensor linear_prefill(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
   await(spec);
   if (x.size(0) >= kSteadyRows || x.size(0) == 0) {
     const at::Tensor u = apply_prologue(x, spec, nullptr);
-    at::Tensor y = product_with_residual(u, spec, residual);
+    at::Tensor y = product_with_residual(u, spec.weight->value, spec, residual);
     add_adapters(u, spec, y);
     return y;
   }

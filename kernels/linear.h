@@ -4,11 +4,17 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <vector>
 
 #include "kernels/parameter.h"
+#include "kernels/prologue.h"
 
 namespace tessera::kernels {
+
+namespace fp8 {
+class Weight;
+}
 
 /// y[:, out_begin : out_end] += scale * (u A^T) B^T (LoRA, arXiv 2106.09685, section 4.1).
 struct LowRankSlice {
@@ -18,23 +24,30 @@ struct LowRankSlice {
   int64_t out_begin = 0, out_end = 0;
 };
 
-enum class Prologue { kNone, kRmsNorm, kSwiglu };
-
 struct LinearSpec {
   ParameterPtr weight;  // [out, in]
-  ParameterPtr bias;    // [out] or null
-  std::vector<LowRankSlice> adapters;
+  ParameterPtr bias = {};  // [out] or null
+  std::vector<LowRankSlice> adapters = {};
   Prologue prologue = Prologue::kNone;
-  ParameterPtr norm;    // [in], with Prologue::kRmsNorm
+  ParameterPtr norm = {};  // [in], with Prologue::kRmsNorm
   float norm_eps = 1e-6f;
+  std::shared_ptr<fp8::Weight> fp8 = {};  // the weight's quantised twin: products in training are in FP8; null: in float32
 };
 
 /// Waits until all values are whole; see Parameter::await.
 void await(const LinearSpec& spec);
 
 /// u = prologue(x); y = u W^T + bias + adapters + residual. x: [T, in], or [T, 2 in] (gate, up) with kSwiglu;
-/// `residual`: [T, out] or undefined. Returns y [T, out]. float32. `spec` must outlive the backward pass.
-at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual = {});
+/// `residual`: [T, out] or undefined. Returns y [T, out]. float32. `spec` must outlive the backward pass. `row_starts`: the first
+/// tokens of rows, at which FP8 tiles along tokens begin anew; ascending, empty: 0 alone.
+at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual = {}, const std::vector<int64_t>& row_starts = {});
+
+/// Passes of generation have no autograd and no FP8. In them a row's result depends on the row alone, not on how many others there are.
+enum class PassKind {
+  kTraining,  // and scoring
+  kPrefill,   // whole prompts
+  kDecode,    // single tokens behind cached ones
+};
 
 /// Without autograd, for generation; a row of y depends on its row of x alone, not on how many there are. The first is for
 /// prompts, the second for single tokens of several sequences: it reads the weights once.

@@ -32,6 +32,7 @@ struct GradientQueue {
 struct Parameter {
   at::Tensor value;     // float32, contiguous
   at::Tensor gradient;  // same shape, float32; undefined: frozen, or made by on_open
+  uint64_t version = 0;  // grows when the optimizer, or whoever else writes into a bucket, has changed the value
   // Of the owner; may be empty.
   std::function<void()> on_use;       // waits until the value is whole: other ranks may be sending parts of it
   std::function<void()> on_open;      // makes the gradient's memory if it has none

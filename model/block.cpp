@@ -1,5 +1,6 @@
 #include "model/block.h"
 
+#include "kernels/fp8/operands.h"
 #include "model/recompute.h"
 
 namespace tessera::model {
@@ -21,6 +22,11 @@ std::vector<LinearLayer*> Block::linears() const {
   auto all = attention_->linears();
   for (LinearLayer* layer : mlp_->linears()) all.push_back(layer);
   return all;
+}
+
+void Block::use_fp8(const kernels::fp8::Recipe& recipe) {
+  for (LinearLayer* layer : linears()) layer->spec.fp8 = std::make_shared<kernels::fp8::Weight>(recipe);
+  mlp_->use_fp8(recipe);
 }
 
 void Block::list_weights(std::vector<NamedWeight>& list) const {

@@ -21,6 +21,8 @@ class Block final {
   [[nodiscard]] std::string prefix() const { return "model.layers." + std::to_string(layer_) + "."; }
   [[nodiscard]] int64_t cache_row() const { return attention_->cache_row(); }
   [[nodiscard]] std::vector<LinearLayer*> linears() const;
+  /// From now on products of linears and experts in training are in FP8.
+  void use_fp8(const kernels::fp8::Recipe& recipe);
   [[nodiscard]] int64_t layer() const { return layer_; }
   [[nodiscard]] moe::Router* router() const { return mlp_->router(); }
   [[nodiscard]] std::vector<kernels::ParameterPtr> experts() const { return mlp_->experts(); }

@@ -51,12 +51,17 @@ void CausalLM::ensure_positions(const at::Tensor& positions) {
                                      config_.rope.attention_factor());
 }
 
+void CausalLM::use_fp8(const kernels::fp8::Recipe& recipe) {
+  for (const auto& block : blocks_) block->use_fp8(recipe);
+  for (const auto& module : mtp_) module->use_fp8(recipe);
+}
+
 Recompute CausalLM::recomputation() const { return at::GradMode::is_enabled() ? recompute_ : Recompute::kNone; }
 
 at::Tensor CausalLM::hidden_states(const at::Tensor& input, const at::Tensor& positions, const std::vector<Segment>& segments,
-                                   const moe::RoutingTerms& routing) {
+                                   const moe::RoutingTerms& routing, const std::vector<int64_t>& row_starts) {
   ensure_positions(positions);
-  const Pass pass{.positions = positions, .segments = segments, .rope = &rope_, .routing = routing, .recompute = recomputation()};
+  const Pass pass{.positions = positions, .segments = segments, .row_starts = row_starts, .rope = &rope_, .routing = routing, .recompute = recomputation()};
   at::Tensor x_TD = shard_.first ? kernels::embedding(input, embedding_) : input;
   for (const auto& block : blocks_) x_TD = block->forward(x_TD, pass);
   return x_TD;
@@ -80,7 +85,7 @@ std::vector<kernels::CrossEntropy> CausalLM::mtp_losses(const at::Tensor& hidden
     if (count == 0 && !shard_.shares_experts()) break;  // else peers wait for this rank
     const auto ints = [&](std::vector<int32_t>& values) { return at::from_blob(values.data(), {count}, at::kInt); };
     const at::Tensor positions = ints(rows.positions);
-    const Pass pass{.positions = positions, .segments = rows.segments, .rope = &rope_, .routing = routing, .recompute = recomputation()};
+    const Pass pass{.positions = positions, .segments = rows.segments, .row_starts = rows.row_starts, .rope = &rope_, .routing = routing, .recompute = recomputation()};
     const at::Tensor gathered_TD = state_TD.index_select(0, at::from_blob(rows.sources.data(), {count}, at::kLong));
     const at::Tensor output_TD = mtp_[m]->forward(kernels::embedding(ints(rows.tokens), embedding_), gathered_TD, pass);
     losses.push_back(kernels::linear_cross_entropy(output_TD, mtp_[m]->head(), rows.targets));

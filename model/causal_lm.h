@@ -33,11 +33,14 @@ class CausalLM final {
 
   /// What passes with autograd do not keep.
   void set_recompute(Recompute recompute) { recompute_ = recompute; }
+  /// From now on the linears and experts of all blocks multiply in FP8, but for generation. Embedding, head, norms, routers and
+  /// the attention core never do.
+  void use_fp8(const kernels::fp8::Recipe& recipe);
 
   /// input: tokens [T] int32, or in a stage that is not the first what the one before returned [T, D]; positions: [T] int32.
-  /// Returns the residual stream behind the shard's layers, before the final norm [T, D].
+  /// Returns the residual stream behind the shard's layers, before the final norm [T, D]. `row_starts`: see kernels::linear.
   at::Tensor hidden_states(const at::Tensor& input, const at::Tensor& positions, const std::vector<Segment>& segments,
-                           const moe::RoutingTerms& routing = {});
+                           const moe::RoutingTerms& routing = {}, const std::vector<int64_t>& row_starts = {});
   /// Loss and log-probabilities of the targets from hidden_states' result.
   [[nodiscard]] kernels::CrossEntropy loss(const at::Tensor& hidden, const kernels::Targets& targets) const;
   /// The same for a loss that is a function of the log-probabilities.

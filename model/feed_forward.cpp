@@ -66,7 +66,7 @@ class MoeLayer final : public FeedForward {
     const auto dispatch = dispatcher_->dispatch(u_TD, router_.route(u_TD, pass.segments, pass.routing));
     const at::Tensor inner = shared_ ? shared_->begin(u_TD, pass) : at::Tensor();
     const moe::Arrived arrived = dispatch->arrive();
-    dispatch->send_back(experts_.forward(arrived.rows, arrived.offsets, pass.kind == PassKind::kDecode));
+    dispatch->send_back(experts_.forward(arrived.rows, arrived.offsets, pass.kind));
     return dispatch->combine(shared_ ? shared_->finish(inner, pass, x_TD) : x_TD);
   }
 
@@ -107,6 +107,7 @@ class MoeLayer final : public FeedForward {
 
   [[nodiscard]] moe::Router* router() override { return &router_; }
   [[nodiscard]] std::vector<kernels::ParameterPtr> experts() const override { return {experts_.gate_up(), experts_.down()}; }
+  void use_fp8(const kernels::fp8::Recipe& recipe) override { experts_.use_fp8(recipe); }
 
  private:
   moe::MoeConfig config_;

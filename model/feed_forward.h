@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/fp8/recipe.h"
 #include "model/config.h"
 #include "model/layers.h"
 #include "moe/router.h"
@@ -26,6 +27,8 @@ class FeedForward {
   [[nodiscard]] virtual moe::Router* router() { return nullptr; }
   /// The stacks of routed experts, which other ranks may hold other parts of.
   [[nodiscard]] virtual std::vector<kernels::ParameterPtr> experts() const { return {}; }
+  /// From now on the routed experts' products in training are in FP8; linears() have theirs set one by one.
+  virtual void use_fp8(const kernels::fp8::Recipe& /*recipe*/) {}
 };
 
 [[nodiscard]] std::unique_ptr<FeedForward> make_dense_mlp(const ModelConfig& config);

@@ -61,7 +61,7 @@ at::Tensor run_linear(const Pass& pass, const at::Tensor& x, const LinearLayer& 
     case PassKind::kDecode: return kernels::linear_decode(x, layer.spec, residual);
     case PassKind::kTraining: break;
   }
-  return kernels::linear(x, layer.spec, residual);
+  return kernels::linear(x, layer.spec, residual, pass.row_starts);
 }
 
 }  // namespace tessera::model

@@ -57,18 +57,14 @@ enum class Recompute {
   kFull,       // whole blocks
 };
 
-/// Passes of generation have no autograd. In them a row's result depends on the row alone, not on how many others there are.
-enum class PassKind {
-  kTraining,  // and scoring
-  kPrefill,   // whole prompts
-  kDecode,    // single tokens behind cached ones
-};
+using kernels::PassKind;
 
 /// What one forward pass hands to every layer.
 struct Pass {
   PassKind kind = PassKind::kTraining;
   at::Tensor positions = {};  // [T] int32
   std::vector<Segment> segments = {};
+  std::vector<int64_t> row_starts = {};  // see kernels::linear
   const kernels::RopeTable* rope = nullptr;
   moe::RoutingTerms routing = {};
   Recompute recompute = Recompute::kNone;

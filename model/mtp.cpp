@@ -81,7 +81,7 @@ std::vector<int64_t> count_mtp_targets(const std::vector<int64_t>& sources, cons
 }
 
 std::vector<MtpRows> mtp_rows(const std::vector<int32_t>& tokens, const std::vector<Segment>& segments, const kernels::Targets& targets,
-                              const std::vector<double>& weights) {
+                              const std::vector<double>& weights, const std::vector<int64_t>& row_starts) {
   const auto starts = segment_starts(segments);
   std::vector<MtpRows> modules;
   std::vector<int64_t> before(tokens.size());  // row of each token in the module before
@@ -90,8 +90,13 @@ std::vector<MtpRows> mtp_rows(const std::vector<int32_t>& tokens, const std::vec
     const auto k = static_cast<int64_t>(m) + 1;
     MtpRows rows;
     std::vector<int64_t> here(tokens.size(), -1);
+    auto next_row = row_starts.begin();
     for (const Segment& s : segments) {
       if (s.length <= k) continue;
+      if (next_row != row_starts.end() && *next_row <= s.start) {
+        rows.row_starts.push_back(static_cast<int64_t>(rows.sources.size()));
+        next_row = std::upper_bound(next_row, row_starts.end(), s.start);
+      }
       rows.segments.push_back({static_cast<int64_t>(rows.sources.size()), s.length - k, s.first_position, -1});
       for (int64_t i = 0; i < s.length - k; ++i) {
         const auto t = static_cast<size_t>(s.start + i);

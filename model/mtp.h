@@ -26,6 +26,8 @@ class MtpModule final {
   [[nodiscard]] const kernels::LinearSpec& head() const { return head_; }
 
   [[nodiscard]] const Block& block() const { return block_; }
+  /// The block's products; eh_proj, which FP8 files leave as it is, stays in float32.
+  void use_fp8(const kernels::fp8::Recipe& recipe) { block_.use_fp8(recipe); }
   void list_weights(std::vector<NamedWeight>& list) const;
 
  private:
@@ -55,13 +57,15 @@ struct MtpRows {
   std::vector<int32_t> tokens;   // [T_k] the k-th token after
   std::vector<int32_t> positions;
   std::vector<Segment> segments;
+  std::vector<int64_t> row_starts;  // as given for the tokens
   kernels::Targets targets;
 };
 
 /// Rows of modules 1..depth. `targets`: the main model's; a module predicts those that lie far enough in their document, and
-/// their weight is weights[k - 1]. Segments must not have parents.
+/// their weight is weights[k - 1]. Segments must not have parents. `row_starts`: see kernels::linear.
 [[nodiscard]] std::vector<MtpRows> mtp_rows(const std::vector<int32_t>& tokens, const std::vector<Segment>& segments,
-                                            const kernels::Targets& targets, const std::vector<double>& weights);
+                                            const kernels::Targets& targets, const std::vector<double>& weights,
+                                            const std::vector<int64_t>& row_starts = {});
 
 /// How many of the main model's targets module k = 1..depth predicts.
 [[nodiscard]] std::vector<int64_t> count_mtp_targets(const std::vector<int64_t>& sources, const std::vector<Segment>& segments,

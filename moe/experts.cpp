@@ -1,5 +1,7 @@
 #include "moe/experts.h"
 
+#include "kernels/fp8/operands.h"
+
 namespace tessera::moe {
 
 namespace {
@@ -14,8 +16,12 @@ Experts::Experts(const MoeConfig& config, int64_t experts, int64_t dim)
     : gate_up_(make_stack(experts, 2 * config.intermediate_size, dim, kernels::Prologue::kNone)),
       down_(make_stack(experts, dim, config.intermediate_size, kernels::Prologue::kSwiglu)) {}
 
-at::Tensor Experts::forward(const at::Tensor& rows, const std::vector<int64_t>& offsets, bool generation) const {
-  return kernels::grouped_linear(kernels::grouped_linear(rows, gate_up_, offsets, generation), down_, offsets, generation);
+at::Tensor Experts::forward(const at::Tensor& rows, const std::vector<int64_t>& offsets, kernels::PassKind kind) const {
+  return kernels::grouped_linear(kernels::grouped_linear(rows, gate_up_, offsets, kind), down_, offsets, kind);
+}
+
+void Experts::use_fp8(const kernels::fp8::Recipe& recipe) {
+  for (auto* stack : {&gate_up_, &down_}) stack->fp8 = std::make_shared<kernels::fp8::Weight>(recipe, stack->experts);
 }
 
 }  // namespace tessera::moe

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "kernels/fp8/recipe.h"
 #include "kernels/grouped_gemm.h"
 #include "moe/config.h"
 
@@ -15,8 +16,11 @@ class Experts final {
   /// Allocates gate_up [E 2I, D] (of each expert the gate's rows, then up's) and down [E D, I] for E experts of this rank.
   Experts(const MoeConfig& config, int64_t experts, int64_t dim);
 
-  /// rows: [N, D] sorted by expert; offsets: [E + 1]. Returns [N, D]. `generation`: see kernels::grouped_linear.
-  [[nodiscard]] at::Tensor forward(const at::Tensor& rows, const std::vector<int64_t>& offsets, bool generation = false) const;
+  /// rows: [N, D] sorted by expert; offsets: [E + 1]. Returns [N, D]. `kind`: see kernels::grouped_linear.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& rows, const std::vector<int64_t>& offsets,
+                                   kernels::PassKind kind = kernels::PassKind::kTraining) const;
+  /// From now on products in training are in FP8.
+  void use_fp8(const kernels::fp8::Recipe& recipe);
 
   [[nodiscard]] const kernels::ParameterPtr& gate_up() const { return gate_up_.weight; }
   [[nodiscard]] const kernels::ParameterPtr& down() const { return down_.weight; }

@@ -165,8 +165,9 @@ void FlatBuckets::finish_reduction() {
 }
 
 void FlatBuckets::start_gather(size_t index) {
-  if (dp_.size() == 1) return;
   Bucket& bucket = buckets_[index];
+  for (const Placement& p : bucket.placements) ++p.parameter->version;
+  if (dp_.size() == 1) return;
   bucket.gathering = dp_.all_gather(bucket.value, bucket.value.narrow(0, bucket.owned_begin, bucket.owned_end - bucket.owned_begin),
                                     detail::concat("parameters ", index, " of ", options_.name));
 }

@@ -53,6 +53,7 @@ template <typename Visitor>
 void describe(Visitor& v, trainer::PrecisionConfig& c) {
   v.field("compute", c.compute);
   v.field("fp8", c.fp8);
+  v.field("fp8_power_of_two_scales", c.fp8_power_of_two_scales);
 }
 
 template <typename Visitor>

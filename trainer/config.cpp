@@ -48,8 +48,18 @@ void PrecisionConfig::validate() const {
   require_known("precision.compute", compute, {"float32", "bfloat16"});
   require(compute == "float32", "precision.compute = bfloat16 needs a GPU build; on a CPU bfloat16 products are some hundred "
                                 "times slower: set float32");
-  require_known("precision.fp8", fp8, {"none", "blockwise", "tensorwise"});
-  require(fp8 == "none", "precision.fp8 = " + fp8 + " is not available in this version; set none");
+  std::vector<std::string> known = {"none"};
+  for (const auto& recipe : kernels::fp8::recipes()) known.push_back(recipe.name);
+  require_known("precision.fp8", fp8, known);
+  require(fp8 != "none" || !fp8_power_of_two_scales, "precision.fp8_power_of_two_scales has no effect while precision.fp8 = none; leave it out");
+}
+
+std::optional<kernels::fp8::Recipe> PrecisionConfig::recipe() const {
+  const kernels::fp8::Recipe* found = kernels::fp8::find_recipe(fp8);
+  if (found == nullptr) return std::nullopt;
+  kernels::fp8::Recipe recipe = *found;
+  recipe.power_of_two_scales = fp8_power_of_two_scales;
+  return recipe;
 }
 
 void OptimizerConfig::validate() const {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "kernels/fp8/recipe.h"
 #include "model/config.h"
 #include "model/lora_config.h"
 #include "parallel/mesh.h"
@@ -29,7 +30,10 @@ struct ModelSource {
 
 struct PrecisionConfig {
   std::string compute = "float32";
-  std::string fp8 = "none";
+  std::string fp8 = "none";  // or the name of a recipe in kernels/fp8/recipe.h
+  bool fp8_power_of_two_scales = false;
+  /// Absent: products in float32.
+  [[nodiscard]] std::optional<kernels::fp8::Recipe> recipe() const;
   void validate() const;
 };
 

@@ -76,7 +76,10 @@ void Learner::load_model(const data::Tokenizer& tokenizer) {
       for (std::istringstream lines(text); std::getline(lines, text_line);) names.insert(text_line);
     model::check_targets(names, *source.lora);
   }
-  for (auto* stage : stages_->models()) stage->set_recompute(recompute_of(config_.train.recompute));
+  for (auto* stage : stages_->models()) {
+    stage->set_recompute(recompute_of(config_.train.recompute));
+    if (const auto recipe = config_.precision.recipe()) stage->use_fp8(*recipe);
+  }
   stages_->make_trainable(trains_adapters());
   fill_weights();
   if (config_.checkpoint.background) writer_ = std::make_unique<checkpoint::BackgroundWriter>(world_);

@@ -74,7 +74,8 @@ at::Tensor StageRun::run_forward(Stage& stage, int32_t microbatch, at::Tensor in
   const ModelBatch tensors = to_model_batch(micro, terms().target_weight);
   Kept kept;
   if (!model.shard().first) kept.input = input.detach().requires_grad_(training());
-  kept.output = model.hidden_states(model.shard().first ? tensors.tokens : kept.input, tensors.positions, micro.segments, terms().routing);
+  kept.output = model.hidden_states(model.shard().first ? tensors.tokens : kept.input, tensors.positions, micro.segments, terms().routing,
+                                     micro.row_starts);
   at::Tensor handed_on;
   if (model.shard().last) {
     add_loss(model, microbatch, tensors.targets, kept);
@@ -127,7 +128,7 @@ void StageRun::add_loss(model::CausalLM& model, int32_t microbatch, const kernel
   kept.output = main.loss;
   if (terms().mtp_weights.empty()) return;
   const data::MicroBatch& micro = at(microbatch);
-  kept.mtp = model::mtp_rows(micro.tokens, micro.segments, targets, terms().mtp_weights);
+  kept.mtp = model::mtp_rows(micro.tokens, micro.segments, targets, terms().mtp_weights, micro.row_starts);
   for (const auto& module : model.mtp_losses(hidden, kept.mtp, terms().routing)) {
     loss_.mtp += module.loss.item<double>();
     kept.output = kept.output + module.loss;

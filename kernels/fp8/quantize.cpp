@@ -141,15 +141,15 @@ at::Tensor dequantize(const Quantized& x, const Scheme& scheme) {
 at::Tensor rounded(const RowSource& x, const Scheme& scheme, Quantized* codes) {
   if (codes != nullptr) *codes = room_for(scheme, x.rows, x.columns);
   if (scheme.tile.whole()) return rounded_whole(x, scheme, codes);
-  TESSERA_CHECK(scheme.tile.rows == 1, "rounded() with tiles over several rows");
   at::Tensor values = at::empty({x.rows, x.columns}, at::kFloat);
   float* out = values.data_ptr<float>();
   const Scheme here{scheme.format, resolved(scheme.tile, x.rows, x.columns), scheme.power_of_two_scales};
-  for_each_chunk(x.rows, kRowsAtOnce, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r += kRowsAtOnce) {
-      const int64_t last = std::min(r + kRowsAtOnce, end);
+  const int64_t step = here.tile.rows == 1 ? kRowsAtOnce : here.tile.rows;  // whole tiles
+  for_each_chunk(tiles(x.rows, step), 1, [&](int64_t, int64_t first, int64_t end) {
+    for (int64_t r = first * step; r < std::min(end * step, x.rows); r += step) {
+      const int64_t last = std::min(r + step, x.rows);
       const float* rows = x.make(r, last, out + r * x.columns);
-      kernel_table().fp8_quantize(here, rows, x.columns, last - r, x.columns, sink_at(codes, out, x.columns, r, r));
+      kernel_table().fp8_quantize(here, rows, x.columns, last - r, x.columns, sink_at(codes, out, x.columns, r, r / here.tile.rows));
     }
   });
   return values;
@@ -157,14 +157,13 @@ at::Tensor rounded(const RowSource& x, const Scheme& scheme, Quantized* codes) {
 
 at::Tensor rounded_along_rows(const RowSource& x, const Scheme& scheme, const std::vector<int64_t>& starts) {
   if (scheme.tile.whole()) return rounded_whole(x, scheme, nullptr);
-  TESSERA_CHECK(scheme.tile.columns == 1, "rounded_along_rows() with tiles over several columns");
   at::Tensor values = at::empty({x.rows, x.columns}, at::kFloat);
   float* out = values.data_ptr<float>();
   const auto runs = row_tiles(x.rows, resolved(scheme.tile, x.rows, 1).rows, starts);
   for_each_task(static_cast<int64_t>(runs.size()), [&](int64_t i) {
     const auto [begin, end] = runs[static_cast<size_t>(i)];
     const float* rows = x.make(begin, end, out + begin * x.columns);
-    const Scheme here{scheme.format, {end - begin, 1}, scheme.power_of_two_scales};
+    const Scheme here{scheme.format, {end - begin, resolved(scheme.tile, x.rows, x.columns).columns}, scheme.power_of_two_scales};
     kernel_table().fp8_quantize(here, rows, x.columns, end - begin, x.columns, sink_at(nullptr, out, x.columns, begin, 0));
   });
   return values;

@@ -39,11 +39,10 @@ struct RowSource {
 /// float32 [R, C].
 [[nodiscard]] at::Tensor dequantize(const Quantized& x, const Scheme& scheme);
 
-/// dequantize(quantize(x)) in one pass, [R, C]; `codes`, if given, receives the quantised matrix. Tiles lie within rows
-/// (tile.rows 1) or are the whole matrix.
+/// dequantize(quantize(x)) in one pass, [R, C]; `codes`, if given, receives the quantised matrix.
 [[nodiscard]] at::Tensor rounded(const RowSource& x, const Scheme& scheme, Quantized* codes = nullptr);
-/// The same for tiles along the rows (tile.columns 1), which begin anew at each of `starts` (ascending, below R; 0 is meant
-/// where it is empty): x as an operand of a product that sums over its rows.
+/// The same for tiles that begin anew at each of `starts` (ascending from 0, which is meant where it is empty): x as an operand
+/// of a product that sums over its rows. One tile for all begins nowhere anew.
 [[nodiscard]] at::Tensor rounded_along_rows(const RowSource& x, const Scheme& scheme, const std::vector<int64_t>& starts);
 /// Of `matrices` stacked ones, [matrices R, C], each with tiles of its own.
 [[nodiscard]] at::Tensor rounded_stack(const at::Tensor& x, const Scheme& scheme, int64_t matrices);

@@ -79,10 +79,10 @@ TEST(Fp8Quantize, AnyShapeAndTileEqualsThePlainReference) {
       EXPECT_EQ(different(bytes_of(packed.codes), plain.codes), 0) << rows << " x " << columns << " by " << tile.rows << " x " << tile.columns;
       EXPECT_EQ(different(packed.scales.const_data_ptr<float>(), plain.scales), 0);
       EXPECT_EQ(different(dequantize(packed, scheme).const_data_ptr<float>(), plain.values), 0);
-      if (tile.rows > 1) continue;
       Quantized codes;
       EXPECT_EQ(different(rounded(rows_of(x), scheme, &codes).const_data_ptr<float>(), plain.values), 0);
       EXPECT_EQ(different(bytes_of(codes.codes), plain.codes), 0);
+      if (tile.rows > 1) continue;
       EXPECT_EQ(different(rounded(rows_of(packed, scheme), {format, {0, 0}}).const_data_ptr<float>(),
                           plain_quantize(plain.values.data(), rows, columns, {format, {0, 0}}).values), 0);
     }

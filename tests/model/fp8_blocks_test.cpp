@@ -31,7 +31,7 @@ TEST(Fp8Blocks, AnUnchangedWeightIsWrittenUnchanged) {
   const at::Tensor weight = dequantize(packed, kFp8Block, "w");
   const kernels::fp8::Quantized again = quantize(weight, kFp8Block, packed.scales);
   EXPECT_TRUE(again.scales.equal(packed.scales));
-  EXPECT_TRUE(again.values.view(at::kByte).equal(packed.values.view(at::kByte)));
+  EXPECT_TRUE(again.codes.view(at::kByte).equal(packed.codes.view(at::kByte)));
   const kernels::fp8::Quantized moved = quantize(weight * 1.01, kFp8Block, packed.scales);
   EXPECT_FALSE(moved.scales.equal(packed.scales));
 }

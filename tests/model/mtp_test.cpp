@@ -21,6 +21,9 @@ TEST(MtpRows, EachModulePairsAStateWithALaterTokenOfItsDocument) {
   EXPECT_THAT(modules[0].positions, ElementsAre(0, 1, 2, 3, 0, 1));
   ASSERT_EQ(modules[0].segments.size(), 2u);
   EXPECT_EQ(modules[0].segments[1].start, 4);
+  const auto in_rows = mtp_rows(kTokens, kSegments, kTargets, {0.5, 0.25}, {0, 5});
+  EXPECT_THAT(in_rows[0].row_starts, ElementsAre(0, 4)) << "the second row's first document has no row";
+  EXPECT_THAT(in_rows[1].row_starts, ElementsAre(0, 3));
   EXPECT_EQ(modules[0].segments[1].length, 2);
   EXPECT_THAT(modules[0].targets.sources, ElementsAre(0, 1, 2, 4));
   EXPECT_THAT(modules[0].targets.ids, ElementsAre(12, 13, 14, 32));
