@@ -2,7 +2,8 @@
 
 #include <ATen/ops/empty.h>
 
-#include "core/error.h"
+#include <algorithm>
+
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/threads.h"
 
@@ -57,8 +58,8 @@ const at::Tensor& Weight::of(const Parameter& weight) {
   return value_;
 }
 
-at::Tensor input_by_row(const at::Tensor& x, const InFront& front, const Recipe& recipe, SavedInput* saved) {
-  TESSERA_CHECK(x.dim() == 2 && x.is_contiguous(), "a linear in FP8 of ", x.sizes(), " strides ", x.strides());
+at::Tensor input_by_row(const at::Tensor& input, const InFront& front, const Recipe& recipe, SavedInput* saved) {
+  const at::Tensor x = input.contiguous();
   const Scheme scheme = recipe.activation_by_row();
   if (front.prologue == Prologue::kNone) return rounded(rows_of(x), scheme, saved == nullptr ? nullptr : &saved->quantized);
   if (front.prologue == Prologue::kSwiglu) {

@@ -76,7 +76,8 @@ TEST_P(Fp8Linear, MultipliesWhatThePlainQuantiserMakes) {
   if (c.prologue == Prologue::kRmsNorm) dx = rms_norm_backward(du, xd, spec.norm->value.detach(), rstd, {});
   if (c.prologue == Prologue::kSwiglu) dx = swiglu_backward(du, plain_gate_up(xd, recipe));
   expect_close(x.grad(), dx, 2e-6, "dgrad");
-  const at::Tensor u_token = recipe.activation.along == 0 && c.prologue == Prologue::kNone ? u_again : plain(u_again, recipe.activation_by_token(), starts);
+  const bool once = recipe.activation.along == 0 && c.prologue == Prologue::kNone;  // one scale for all serves both ways
+  const at::Tensor u_token = once ? u_again : plain(u_again, recipe.activation_by_token(), starts);
   expect_close(spec.weight->gradient, exact(plain(dy, recipe.gradient_by_token(), starts).t(), u_token), 1e-6, "wgrad");
   expect_close(spec.bias->gradient, dy.sum(0), 1e-5, "bias gradient");
   EXPECT_TRUE(residual.grad().equal(dy));
@@ -183,7 +184,8 @@ TEST(Fp8Linear, ErrorsStayWithinTheBoundOfTheFormat) {
     constexpr int64_t kTokens = 384, kIn = 320, kOut = 256;
     LinearSpec spec{.weight = random_parameter({kOut, kIn}, 1, 0.1), .fp8 = std::make_shared<fp8::Weight>(recipe_of("blockwise"))};
     const auto wide = [&](std::vector<int64_t> shape, int64_t seed) {
-      return random_tensor(shape, seed).mul_(random_tensor({shape[0], 1}, seed + 10).mul_(spread).exp_()).mul_(random_tensor({1, shape[1]}, seed + 20).mul_(spread).exp_());
+      const auto factors = [&](std::vector<int64_t> sizes, int64_t s) { return random_tensor(std::move(sizes), s).mul_(spread).exp_(); };
+      return random_tensor(shape, seed).mul_(factors({shape[0], 1}, seed + 10)).mul_(factors({1, shape[1]}, seed + 20));
     };
     at::Tensor x = wide({kTokens, kIn}, 2).requires_grad_(true);
     const at::Tensor dy = wide({kTokens, kOut}, 3), w = spec.weight->value.detach(), xd = x.detach();

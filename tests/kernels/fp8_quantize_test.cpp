@@ -113,7 +113,8 @@ TEST(Fp8Quantize, EachMatrixOfAStackHasItsOwnBlocks) {
   for (Tile tile : {Tile{128, 128}, Tile{0, 0}}) {
     const at::Tensor values = rounded_stack(x, {Format::kE4m3, tile}, 3);
     for (int64_t m = 0; m < 3; ++m)
-      EXPECT_EQ(different(values[m * 150].const_data_ptr<float>(), plain_quantize(x[m * 150].const_data_ptr<float>(), 150, 200, {Format::kE4m3, tile}).values), 0);
+      EXPECT_EQ(different(values[m * 150].const_data_ptr<float>(),
+                          plain_quantize(x[m * 150].const_data_ptr<float>(), 150, 200, {Format::kE4m3, tile}).values), 0);
   }
 }
 
