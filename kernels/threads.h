@@ -36,4 +36,21 @@ void for_each_task(int64_t count, const Body& body) {
   });
 }
 
+/// Runs body(begin, end) over parts of [0, count) that grow smaller towards the end, so that threads of unequal speed end together: for
+/// work whose results do not depend on where it is cut.
+template <typename Body>
+void for_each_part(int64_t count, const Body& body) {
+  const int64_t workers = std::min<int64_t>(count, at::get_num_threads());
+  if (workers <= 0) return;
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
+    for (int64_t begin = next; begin < count;) {
+      const int64_t end = begin + std::max<int64_t>(1, (count - begin) / (2 * workers));
+      if (!next.compare_exchange_weak(begin, end)) continue;
+      body(begin, end);
+      begin = next;
+    }
+  });
+}
+
 }  // namespace tessera::kernels
