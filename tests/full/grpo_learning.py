@@ -66,7 +66,7 @@ class TinyDeepSeek:
 
 class SmolLM2:
     """As a chat, with the working before the answer; the reward sees the answer alone."""
-    steps, every, seconds, max_new_tokens = 36, 12, 1800, 48
+    steps, every, seconds, max_new_tokens = 18, 6, 1800, 48
 
     @staticmethod
     def prepare(root, train, held_out):
