@@ -11,9 +11,6 @@ namespace tessera::inference {
 
 namespace {
 
-// Prompt tokens that go through the model at a time.
-constexpr int64_t kTokensAtOnce = 2048;
-
 int32_t likeliest(const at::Tensor& logits, int64_t row) {
   const float* values = logits.const_data_ptr<float>() + row * logits.size(1);
   return static_cast<int32_t>(std::max_element(values, values + logits.size(1)) - values);

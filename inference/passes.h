@@ -10,6 +10,9 @@
 
 namespace tessera::inference {
 
+/// Prompt tokens that go through the model at a time.
+constexpr int64_t kTokensAtOnce = 2048;
+
 /// How a model lies on the ranks that generate with it. Communicators may be null: a group of one.
 struct ModelLayout {
   struct Stage {

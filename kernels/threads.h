@@ -9,6 +9,9 @@
 
 namespace tessera::kernels {
 
+/// Of rows that are read once, for one thread.
+constexpr int64_t kRowsAtLeast = 16;
+
 /// Runs body(chunk, begin, end) for one contiguous chunk of [0, count) per thread; at least `grain` rows a chunk.
 template <typename Body>
 void for_each_chunk(int64_t count, int64_t grain, const Body& body) {

@@ -35,6 +35,8 @@ class [[nodiscard]] Work {
   [[nodiscard]] virtual std::chrono::steady_clock::time_point finished() { return std::chrono::steady_clock::now(); }
 };
 using WorkPtr = std::unique_ptr<Work>;
+/// Of which nothing is left to do.
+[[nodiscard]] WorkPtr make_done_work();
 
 struct Message {
   at::Tensor tensor;  // contiguous; filled by a receive
