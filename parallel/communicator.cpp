@@ -151,4 +151,8 @@ std::unique_ptr<Communicator> Communicator::split(const std::vector<int>& colors
   return make_group(colors, std::move(axis), ledger_);
 }
 
+std::unique_ptr<Communicator> Communicator::duplicate(std::string axis) {
+  return make_group(std::vector<int>(static_cast<size_t>(size()), 0), std::move(axis), std::make_shared<TrafficLedger>());
+}
+
 }  // namespace tessera::parallel
