@@ -119,8 +119,8 @@ class RolloutMakerTest : public testing::Test {
   }
 
   Phase make(int64_t first = 0, int64_t count = 4) {
-    maker_ = std::make_unique<RolloutMaker>(config_, mesh_, inference::ModelLayout{{{model_.get(), 0}}, nullptr, nullptr}, tokenizer_, stop_ids_, 5);
-    return maker_->make(*prompts_, first, count, false);
+    maker_ = std::make_unique<RolloutMaker>(config_, tokenizer_, stop_ids_, 5);
+    return maker_->make({{{{model_.get(), 0}}, nullptr, nullptr}, &mesh_}, *prompts_, first, count, false);
   }
   [[nodiscard]] bool stops(int32_t id) const { return std::find(stop_ids_.begin(), stop_ids_.end(), id) != stop_ids_.end(); }
   [[nodiscard]] std::string prompt_of(const Rollout& r) const { return prompts_->draw(r.prompt).text; }

@@ -1,0 +1,18 @@
+// Phases of rollouts in checkpoints: those that are still to be trained on. A part from each dp rank; any layout reads them.
+#pragma once
+
+#include <string>
+
+#include "checkpoint/reader.h"
+#include "parallel/mesh.h"
+#include "rl/rollouts.h"
+#include "trainer/learner.h"
+
+namespace tessera::rl {
+
+/// Adds the phase under `name`. Collective over the mesh's world.
+void list_phase(const std::string& name, const Phase& phase, const parallel::Mesh& mesh, trainer::RunState& state);
+/// This rank's share of the phase `name`, which `values` must hold.
+[[nodiscard]] Phase read_phase(const std::string& name, checkpoint::CheckpointReader& reader, const nlohmann::json& values, const parallel::Mesh& mesh);
+
+}  // namespace tessera::rl
