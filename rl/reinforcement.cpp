@@ -84,6 +84,8 @@ void Reinforcement::load() {
   chat_template_ = data::ChatTemplate::load_if_present(folder);
   learner_.load_model(*tokenizer_);
   const auto& model = learner_.stages().config();
+  if (rl_.routing_replay && !model.has_experts())
+    throw ConfigError("rl.routing_replay takes the experts of the rollouts again, and the model (" + model.model_type + ") has none; set it to false");
   const data::PromptReader reader{*tokenizer_, chat_template_ ? &*chat_template_ : nullptr, model.vocab_size};
   const int64_t longest = model.max_position_embeddings - 1;
   prompts_ = std::make_unique<Prompts>(config_.data.train, reader, longest, config_.seed);
@@ -91,7 +93,7 @@ void Reinforcement::load() {
   auto stop_ids = tokenizer_->stop_ids().empty() ? model.eos_token_ids : tokenizer_->stop_ids();
   maker_ = std::make_unique<RolloutMaker>(rl_, *tokenizer_, std::move(stop_ids), config_.seed);
   if (has_reference()) reference_ = std::make_unique<trainer::WeightSnapshot>(learner_.stages());
-  if (rl_.staleness > 0) beside_ = std::make_unique<StaleRollouts>(learner_, *maker_, *prompts_);
+  if (rl_.staleness > 0) beside_ = std::make_unique<StaleRollouts>(learner_.stages(), config_, learner_.world(), *maker_, *prompts_);
   log::info("prompts: ", prompts_->size(), "; a step: ", rollouts_per_step(), " rollouts; a phase of rollouts: ", num_prompts_of_a_phase(config_, rl_),
             " prompts x ", rl_.rollouts_per_prompt);
 }
@@ -226,8 +228,8 @@ trainer::RunState Reinforcement::state() {
   trainer::RunState state;
   state.values = {{"next_prompt", next_prompt_}, {"updates_made", updates_made_}};
   if (has_reference()) reference_->list(learner_.weights(), state.ranges);
-  if (updates_made_ > 0) list_phase(kPhase, phase_, learner_.mesh(), state);
-  if (next_phase_) list_phase(kNextPhase, *next_phase_, learner_.mesh(), state);
+  if (updates_made_ > 0) list_phase(kPhase, phase_, live_policy(), state);
+  if (next_phase_) list_phase(kNextPhase, *next_phase_, live_policy(), state);
   return state;
 }
 
@@ -235,8 +237,8 @@ void Reinforcement::read_state(checkpoint::CheckpointReader& reader, const json&
   next_prompt_ = values.at("next_prompt").get<int64_t>();
   updates_made_ = values.at("updates_made").get<int64_t>();
   if (has_reference()) reference_->read(learner_.weights(), reader);
-  if (updates_made_ > 0) phase_ = read_phase(kPhase, reader, values, learner_.mesh());
-  if (values.contains(kNextPhase)) next_phase_ = read_phase(kNextPhase, reader, values, learner_.mesh());
+  if (updates_made_ > 0) phase_ = read_phase(kPhase, reader, values, live_policy());
+  if (values.contains(kNextPhase)) next_phase_ = read_phase(kNextPhase, reader, values, live_policy());
 }
 
 }  // namespace tessera::rl

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/text.h"
+#include "rl/choices.h"
 
 namespace tessera::rl {
 
@@ -44,7 +45,10 @@ Policy policy_of(const trainer::Stages& stages, const parallel::Mesh& mesh) {
   }
   layout.pipeline = &mesh.axis("pp");
   layout.experts = &mesh.axis("ep");
-  return {std::move(layout), &mesh};
+  Policy policy{std::move(layout), &mesh};
+  for (const auto& router : stages.routers()) policy.trained_layers.push_back(router.layer);
+  if (stages.bidirectional()) policy.exchanged_layers = stages.moe_layers();
+  return policy;
 }
 
 RolloutMaker::RolloutMaker(const RlConfig& config, const data::Tokenizer& tokenizer, std::vector<int32_t> stop_ids, uint64_t seed)
@@ -72,7 +76,8 @@ std::vector<Rollout> RolloutMaker::complete(const Policy& policy, const std::vec
     // What is drawn depends on the seed, the prompt's number and the place in the group.
     requests.back().samples.push_back(static_cast<uint64_t>(wanted[i].number) << 20 | static_cast<uint64_t>(wanted[i].index));
   }
-  inference::Engine engine(policy.layout, {.max_batch = config_.generation_batch, .draft = false, .tokenizer = &tokenizer_});
+  inference::Engine engine(policy.layout, {.max_batch = config_.generation_batch, .draft = false, .tokenizer = &tokenizer_,
+                                           .record_experts = config_.routing_replay});
   auto completions = engine.generate(requests, sampling, done);
   std::vector<Rollout> rollouts;
   for (size_t i = begin; i < end; ++i) {
@@ -80,6 +85,8 @@ std::vector<Rollout> RolloutMaker::complete(const Policy& policy, const std::vec
     Rollout r{wanted[i].number, wanted[i].index, wanted[i].prompt->tokens, std::move(completion.tokens), std::move(completion.log_probs),
               completion.finish_reason == "stop"};
     if (completion.stop_id >= 0) r.tokens.push_back(completion.stop_id);
+    r.experts = std::move(completion.experts);
+    r.prompt_experts = std::move(completion.prompt_experts);
     rollouts.push_back(std::move(r));
   }
   return rollouts;
@@ -191,6 +198,9 @@ Phase RolloutMaker::make(const Policy& policy, const Prompts& prompts, int64_t f
       mine[i].usable = scored.usable[begin + i];
       mine[i].advantage = values[begin + i];
       mine[i].trains = tokens[begin + i] > 0 && (whole_gradient || values[begin + i] != 0);
+      if (mine[i].trains) continue;
+      mine[i].experts.clear();
+      mine[i].prompt_experts.reset();
     }
     if (phase.statistics.rollouts == 0) count(scored, values, phase.statistics);
     phase.statistics.prompts_drawn += missing;
@@ -206,7 +216,10 @@ Phase RolloutMaker::make(const Policy& policy, const Prompts& prompts, int64_t f
       }
       phase.tokens.insert(phase.tokens.end(), tokens.begin() + static_cast<std::ptrdiff_t>(g), tokens.begin() + end);
     }
-    if (static_cast<int64_t>(phase.tokens.size()) >= num_prompts * group) return phase;
+    if (static_cast<int64_t>(phase.tokens.size()) >= num_prompts * group) {
+      if (config_.routing_replay && !policy.exchanged_layers.empty()) exchange_choices(policy, phase.rollouts);
+      return phase;
+    }
     ++phase.statistics.resamples;
   }
 }

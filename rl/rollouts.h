@@ -38,6 +38,9 @@ struct Phase {
 struct Policy {
   inference::ModelLayout layout;
   const parallel::Mesh* mesh = nullptr;
+  std::vector<int64_t> trained_layers = {};  // with experts, on this rank
+  /// All layers with experts, where ranks train others than they generate with; else empty.
+  std::vector<int64_t> exchanged_layers = {};
 };
 [[nodiscard]] Policy policy_of(const trainer::Stages& stages, const parallel::Mesh& mesh);
 

@@ -8,8 +8,9 @@
 
 namespace tessera::rl {
 
-StaleRollouts::StaleRollouts(trainer::Learner& learner, RolloutMaker& maker, const Prompts& prompts)
-    : world_(learner.world()), maker_(maker), prompts_(prompts), copy_(learner.stages(), learner.config(), learner.world()) {}
+StaleRollouts::StaleRollouts(trainer::Stages& live, const trainer::TrainerConfig& config, parallel::Communicator& world, RolloutMaker& maker,
+                             const Prompts& prompts)
+    : world_(world), maker_(maker), prompts_(prompts), copy_(live, config, world) {}
 
 StaleRollouts::~StaleRollouts() {
   given_up_ = true;

@@ -7,15 +7,14 @@
 #include <thread>
 
 #include "rl/rollouts.h"
-#include "trainer/learner.h"
 #include "trainer/model_copy.h"
 
 namespace tessera::rl {
 
 class StaleRollouts final {
  public:
-  /// `learner` has loaded its model; all that is given must outlive this. Collective over the learner's world.
-  StaleRollouts(trainer::Learner& learner, RolloutMaker& maker, const Prompts& prompts);
+  /// `live` has been made trainable; all that is given but `config` must outlive this. Collective over `world`.
+  StaleRollouts(trainer::Stages& live, const trainer::TrainerConfig& config, parallel::Communicator& world, RolloutMaker& maker, const Prompts& prompts);
   /// Gives up what is under way.
   ~StaleRollouts();
   StaleRollouts(const StaleRollouts&) = delete;

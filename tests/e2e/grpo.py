@@ -148,6 +148,38 @@ def rollouts_beside_training(root):
     print(f"stale, killed at 2 moments: the same to the bit; resumed in another layout: {worst:.1e}", flush=True)
 
 
+def routing_replay(root):
+    """Training takes the experts of the rollouts: layouts and recomputation agree, pending choices survive a kill, also into another layout."""
+    bench = Bench(root, "deepseek", DEEPSEEK)
+    rl = {"routing_replay": True, "staleness": 1, "updates_per_rollout": 2, "kl_coefficient": 0.02}
+    settings = dict(steps=8, rollouts=16, optimizer={"lr": 2e-2, "weight_decay": 0.0}, moe={"bias_update_rate": 1e-2}, checkpoint={"every": 1, "keep": 1})
+    whole = bench.train("whole", 2, ep=2, rl=rl, **settings)
+    free = bench.train("free", 2, ep=2, rl={**rl, "routing_replay": False}, **settings)
+    # The first weights would choose the same; later ones would not.
+    counts = [[[layer["counts"] for layer in r["moe_layers"]] for r in rows] for rows in (whole, free)]
+    assert counts[0][0] == counts[1][0] and abs(whole[0]["entropy"] - free[0]["entropy"]) < 1e-6, (whole[0], free[0])
+    assert counts[0][1] != counts[1][1] and whole[1]["rollouts_digest"] == free[1]["rollouts_digest"], "lr too low to tell"
+    for ranks, pp, ep, schedule, recompute in [(1, 1, 1, "1f1b", "full"), (2, 1, 1, "1f1b", "selective"), (2, 2, 1, "dualpipe_v", "none"), (4, 2, 2, "dualpipe", "full")]:
+        rows = bench.train(f"np{ranks}-pp{pp}-ep{ep}-{schedule}", ranks, pp=pp, ep=ep, schedule=schedule, rl=rl, **settings,
+                           train={"recompute": recompute, "steps": 8, "sequences_per_step": 16, "sequences_per_microbatch": 5})
+        worst = difference(rows, whole)
+        assert worst < LOSS_BOUND, f"np {ranks} pp {pp} ep {ep}: {worst:.2e}"
+        print(f"replay np {ranks} pp {pp} ep {ep} {schedule} recompute {recompute}: losses {worst:.2e}", flush=True)
+    for moment, layout in ((1, {}), (4, {}), (3, {"parallel.pp": 2, "parallel.pipeline_schedule": "dualpipe"}), (5, {"parallel.ep": 1})):
+        recipe, output = bench.recipe(f"killed-{moment}", ep=2, rl=rl, **settings)
+        kill_after(moment, recipe, output, 2)
+        run("train", recipe, *(f"{key}={value}" for key, value in layout.items()), ranks=4 if "parallel.pp" in layout else 2)
+        rows = read_jsonl(output / "metrics.jsonl")
+        if layout:
+            assert difference(rows, whole) < LOSS_BOUND, (moment, difference(rows, whole))
+            continue
+        for key in SAME_TO_THE_BIT:
+            assert [r[key] for r in rows] == [r[key] for r in whole], f"killed after step {moment}: another {key}"
+    print("replay, killed at 4 moments: the same to the bit, and in two other layouts", flush=True)
+    result = run("train", Bench(root, "qwen", QWEN).recipe("dense", rl={"routing_replay": True})[0], expect=1)
+    assert "rl.routing_replay takes the experts" in result.stderr, result.stderr
+
+
 def every_objective(root):
     """Each runs with several updates a rollout, and the policy moves towards the reward."""
     bench = Bench(root, "qwen", QWEN)
@@ -232,7 +264,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    parts = [same_in_every_layout, killed_runs_go_on, rollouts_beside_training, every_objective, preferences, what_fails_is_contained]
+    parts = [same_in_every_layout, killed_runs_go_on, rollouts_beside_training, routing_replay, every_objective, preferences, what_fails_is_contained]
     failed = 0
     for part in parts:
         if options.only not in part.__name__:
