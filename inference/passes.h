@@ -38,8 +38,8 @@ struct Flat {
 
 class Passes final {
  public:
-  /// `drafts`: the cache has room for the first MTP module; only where the model is alone.
-  explicit Passes(ModelLayout layout, bool drafts = false);
+  /// `drafts`: the cache has room for the first MTP module; only where the model is alone. `records`: see choices().
+  explicit Passes(ModelLayout layout, bool drafts = false, bool records = false);
 
   [[nodiscard]] model::KvCache& cache() { return cache_; }
   [[nodiscard]] const model::ModelConfig& config() const;
@@ -54,6 +54,9 @@ class Passes final {
   /// cache are set.
   at::Tensor prefill(Flat& flat, const std::vector<int64_t>& sequences);
   at::Tensor decode(std::vector<int32_t>& tokens, const std::vector<int64_t>& sequences);
+
+  /// The experts that the last pass chose, of the layers here; empty unless they are recorded.
+  [[nodiscard]] const moe::LayerChoices& choices() const { return choices_; }
 
   struct Question {
     const float* logits = nullptr;  // [V]; only where the last layer is
@@ -72,6 +75,8 @@ class Passes final {
 
   ModelLayout layout_;
   model::KvCache cache_;
+  bool records_;
+  moe::LayerChoices choices_;
 };
 
 }  // namespace tessera::inference

@@ -159,4 +159,8 @@ std::unique_ptr<Communicator> Communicator::split(const std::vector<int>& colors
 
 WorkPtr make_done_work() { return std::make_unique<DoneWork>(); }
 
+std::unique_ptr<Communicator> Communicator::duplicate(std::string axis) {
+  return make_group(std::vector<int>(static_cast<size_t>(size()), 0), std::move(axis), std::make_shared<TrafficLedger>());
+}
+
 }  // namespace tessera::parallel

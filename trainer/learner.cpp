@@ -181,7 +181,6 @@ StepResult Learner::step(const data::StepBatch& batch, Objective* objective) {
   update(batch, result);
   result.seconds = seconds_since(start);
   result.traffic = traffic_since(traffic_before, world_.traffic());
-  result.traffic.erase(checkpoint::BackgroundWriter::kAxis);
   if (communication_log_) communication_log_->write({batch.step + 1, result.traffic, std::exchange(passages_, {})});
   return result;
 }
