@@ -3,8 +3,8 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/progress.h"
@@ -17,7 +17,6 @@ namespace tessera::pipeline {
 namespace {
 
 using nlohmann::json;
-using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kCompletionsAPart = 4096;  // whatever the ranks: parts of one layout serve another
 
@@ -64,7 +63,7 @@ std::string Sampler::part(int64_t first_prompt, int64_t num_prompts) {
   json all = json::array();
   for (const auto& text : parallel::all_gather_text(world_, mine.dump()))
     for (auto& candidate : json::parse(text)) all.push_back(std::move(candidate));
-  return json{{"prompts", prompts_->hash()}, {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}, {"candidates", std::move(all)}}.dump();
+  return json{{"prompts", prompts_->hash()}, {"seconds", seconds_since(start)}, {"candidates", std::move(all)}}.dump();
 }
 
 Sampler::Candidates Sampler::collect(const std::filesystem::path& folder, const std::string& title, bool show_progress,

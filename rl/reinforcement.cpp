@@ -3,9 +3,9 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -19,8 +19,6 @@ namespace {
 
 using nlohmann::json;
 using trainer::StepResult;
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // In checkpoints: the phase that is trained on, and the one made beside it.
 constexpr const char *kPhase = "phase", *kNextPhase = "next_phase";
