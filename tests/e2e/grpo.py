@@ -63,6 +63,11 @@ def same_in_every_layout(root):
         base = bench.train("np1")
         assert len({row["rollouts_digest"] for row in base}) == STEPS, base
         assert all(row["kl_rollout_train"] < 1e-8 and row["largest_ratio_error"] < 1e-4 for row in base), base
+        # Weights that stand still (a learning rate of 0 is refused): ratios are those of the trainer's passes and generation's.
+        still = bench.train("still", optimizer={"lr": 1e-30}, rl={"updates_per_rollout": 2})
+        ratio, divergence = max(r["largest_ratio_error"] for r in still), max(r["kl_rollout_train"] for r in still)
+        assert ratio <= 1e-5 and divergence <= 1e-8 and all(r["clipped_share"] == 0 for r in still), still
+        print(f"{name} standing still: ratios within {ratio:.1e} of 1, KL between rollouts and trainer {divergence:.1e}", flush=True)
         for ranks, pp, ep, schedule in LAYOUTS:
             if ep > 1 and name == "qwen":
                 continue
