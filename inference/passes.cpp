@@ -92,8 +92,9 @@ at::Tensor Passes::prefill(Flat& flat, const std::vector<int64_t>& sequences) {
 }
 
 at::Tensor Passes::decode(std::vector<int32_t>& tokens, const std::vector<int64_t>& sequences) {
-  const at::Tensor stream = through_stages(
-      int_tensor(tokens), [&](model::CausalLM& model, const at::Tensor& input) { return model.decode(input, sequences, cache_, records_ ? &choices_ : nullptr); });
+  const at::Tensor stream = through_stages(int_tensor(tokens), [&](model::CausalLM& model, const at::Tensor& input) {
+    return model.decode(input, sequences, cache_, records_ ? &choices_ : nullptr);
+  });
   for (int64_t sequence : sequences) cache_.set_length(sequence, cache_.length(sequence) + 1);
   return stream;
 }

@@ -229,7 +229,8 @@ at::Tensor Router::imposed(const RoutingTerms& terms, int64_t tokens) const {
   const auto found = terms.imposed->find(layer_);
   if (found == terms.imposed->end()) return {};
   const at::Tensor& experts = found->second;
-  TESSERA_CHECK(experts.size(0) == tokens && experts.size(1) == config_.experts_per_token, "choices ", experts.sizes(), " for ", tokens, " tokens of layer ", layer_);
+  TESSERA_CHECK(experts.size(0) == tokens && experts.size(1) == config_.experts_per_token, "choices ", experts.sizes(), " for ", tokens,
+                " tokens of layer ", layer_);
   return experts;
 }
 

@@ -1,5 +1,5 @@
 """Reinforcement learning end to end: any layout makes the same rollouts and the same losses; a run that is killed goes on to the
-bit; every objective runs; rewards that fail are contained.
+bit, with rollouts made beside training and with replayed experts too; every objective runs; rewards that fail are contained.
 
   grpo.py [--only WORD]
 """

@@ -298,7 +298,8 @@ TEST(Engine, RecordsTheExpertsOfPromptsAndCompletions) {
         if (c.stop_id >= 0) sequence.push_back(c.stop_id);
         ASSERT_EQ(c.experts.size(), 2u);
         for (const auto& [layer, whole] : choices_of(*model, sequence)) {
-          std::vector<int16_t> expected(whole.const_data_ptr<int32_t>(), whole.const_data_ptr<int32_t>() + whole.numel()), recorded = c.prompt_experts->at(layer);
+          std::vector<int16_t> expected(whole.const_data_ptr<int32_t>(), whole.const_data_ptr<int32_t>() + whole.numel());
+          std::vector<int16_t> recorded = c.prompt_experts->at(layer);
           recorded.insert(recorded.end(), c.experts.at(layer).begin(), c.experts.at(layer).end());
           std::fill(expected.end() - whole.size(1), expected.end(), int16_t{-1});  // the last token was never fed
           EXPECT_EQ(recorded, expected) << "layer " << layer << " of completion " << i;
