@@ -19,7 +19,7 @@ int64_t elements_of(const std::vector<OwnedRange>& ranges) {
 }  // namespace
 
 BackgroundWriter::BackgroundWriter(parallel::Communicator& world)
-    : job_(world), world_(world.split(std::vector<int>(static_cast<size_t>(world.size()), 0), kAxis)) {}
+    : job_(world), world_(world.duplicate("checkpoint")) {}
 
 BackgroundWriter::~BackgroundWriter() {
   if (thread_.joinable()) thread_.join();

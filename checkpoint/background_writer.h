@@ -19,8 +19,6 @@ namespace tessera::checkpoint {
 
 class BackgroundWriter final {
  public:
-  static constexpr const char* kAxis = "checkpoint";  // of its communication, which no step waits for
-
   /// Collective: the thread has a communicator of its own over the ranks of `world`.
   explicit BackgroundWriter(parallel::Communicator& world);
   /// Waits for the thread; what went wrong in it is lost.

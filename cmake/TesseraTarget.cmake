@@ -20,5 +20,11 @@ endfunction()
 # Links LibTorch and reuses the one precompiled torch header.
 function(tessera_use_torch name)
   target_link_libraries(${name} PUBLIC tessera_torch)
+  tessera_precompile(${name})
+endfunction()
+
+# The precompiled torch header; with TESSERA_UNITY several sources at a time too, which share the instantiation of torch's templates.
+function(tessera_precompile name)
   target_precompile_headers(${name} REUSE_FROM tessera_pch)
+  set_target_properties(${name} PROPERTIES UNITY_BUILD ${TESSERA_UNITY} UNITY_BUILD_BATCH_SIZE 6)
 endfunction()

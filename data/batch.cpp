@@ -11,6 +11,7 @@ void append_row(const Row& row, MicroBatch& batch) {
   const auto first_segment = static_cast<int64_t>(batch.segments.size());
   if (!row.tokens.empty()) batch.row_starts.push_back(offset);
   batch.tokens.insert(batch.tokens.end(), row.tokens.begin(), row.tokens.end());
+  append_choices(batch.experts, row.experts);
   int64_t expected = 0;
   for (const Segment& segment : row.segments) {
     TESSERA_CHECK(segment.start == expected && segment.length > 0,

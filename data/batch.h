@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/expert_choices.h"
 #include "core/segment.h"
 
 namespace tessera::data {
@@ -19,6 +20,7 @@ struct Row {
   std::vector<int32_t> tokens;
   std::vector<uint8_t> loss_mask;  // 1 = a target; never for the first token of a document
   std::vector<Segment> segments;   // in token order, covering all tokens
+  ExpertChoices experts = {};      // to take instead of choosing; empty: the router chooses
 };
 
 /// Rows laid end to end; `segments` index into `tokens`. May be empty: empty micro-batches take part in every exchange.
@@ -29,6 +31,7 @@ struct MicroBatch {
   std::vector<int64_t> row_starts;       // first token of each row
   std::vector<int64_t> target_sources;   // [N] index of the token whose output predicts the target
   std::vector<int32_t> targets;          // [N] target ids
+  ExpertChoices experts = {};            // the rows'
 };
 
 /// One rank's share of one optimizer step.

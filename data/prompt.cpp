@@ -8,6 +8,11 @@
 
 namespace tessera::data {
 
+bool opens_thinking(std::string_view prompt) {
+  const size_t end = prompt.find_last_not_of(" \t\r\n");
+  return end != std::string_view::npos && prompt.substr(0, end + 1).ends_with("<think>");
+}
+
 std::vector<JsonLine> read_jsonl(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) throw ConfigError(path.string() + " does not exist");
   std::istringstream text(read_text_file(path));

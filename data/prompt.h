@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/chat_template.h"
@@ -20,6 +21,9 @@ struct JsonLine {
 
 /// All lines that are not blank. Throws ConfigError naming file and line; an empty file is an error.
 [[nodiscard]] std::vector<JsonLine> read_jsonl(const std::filesystem::path& path);
+
+/// Whether a prompt's text ends in <think>, as templates of reasoning models write it: the completion begins inside of the thoughts.
+[[nodiscard]] bool opens_thinking(std::string_view prompt);
 
 /// A model's way to read prompts. What it refers to must outlive it.
 struct PromptReader {

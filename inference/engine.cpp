@@ -10,13 +10,6 @@
 
 namespace tessera::inference {
 
-namespace {
-
-// Scored tokens that go through the model at a time.
-constexpr int64_t kTokensAtOnce = 2048;
-
-}  // namespace
-
 Engine::Engine(ModelLayout layout, EngineConfig config) : layout_(std::move(layout)), config_(config) {}
 
 Engine::Engine(model::CausalLM& model, EngineConfig config) : Engine(ModelLayout{{{&model, 0}}, nullptr, nullptr}, config) {}

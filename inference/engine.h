@@ -2,9 +2,11 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "core/expert_choices.h"
 #include "data/tokenizer.h"
 #include "inference/passes.h"
 
@@ -21,6 +23,9 @@ struct Completion {
   int32_t stop_id = -1;          // that ended it, or -1
   std::vector<float> log_probs;  // of the tokens and then of the stop id; empty unless asked for
   std::string finish_reason;     // "stop" | "length"
+  // With record_experts, for the layers on this rank:
+  ExpertChoices experts;  // of the tokens and then of the stop id; the last of them never went through the model and has -1
+  std::shared_ptr<const ExpertChoices> prompt_experts;  // of the prompt's tokens
 };
 
 /// How often the MTP module's guess was what the model then said.
@@ -32,6 +37,7 @@ struct EngineConfig {
   int64_t max_batch = 32;  // sequences at a time
   bool draft = true;       // with the model's MTP module, where it has one and all of it is here; the text is the same
   const data::Tokenizer* tokenizer = nullptr;  // for stop texts
+  bool record_experts = false;  // what the routers chose; without drafts
 };
 
 class Engine final {

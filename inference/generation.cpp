@@ -11,12 +11,18 @@ namespace tessera::inference {
 
 namespace {
 
-// Prompt tokens that go through the model at a time.
-constexpr int64_t kTokensAtOnce = 2048;
-
 int32_t likeliest(const at::Tensor& logits, int64_t row) {
   const float* values = logits.const_data_ptr<float>() + row * logits.size(1);
   return static_cast<int32_t>(std::max_element(values, values + logits.size(1)) - values);
+}
+
+/// Appends `count` rows of a pass's choices.
+void append_rows(const moe::LayerChoices& choices, int64_t first, int64_t count, ExpertChoices& to) {
+  for (const auto& [layer, experts] : choices) {
+    const int32_t* row = experts.const_data_ptr<int32_t>() + first * experts.size(1);
+    auto& list = to[layer];
+    for (int64_t i = 0; i < count * experts.size(1); ++i) list.push_back(static_cast<int16_t>(row[i]));
+  }
 }
 
 bool can_draft(const ModelLayout& layout, const EngineConfig& config, const std::vector<Request>& requests) {
@@ -30,7 +36,8 @@ bool can_draft(const ModelLayout& layout, const EngineConfig& config, const std:
 Generation::Generation(const ModelLayout& layout, const EngineConfig& config, const std::vector<Request>& requests, const SamplingConfig& sampling,
                        const std::function<void(int64_t)>& on_done)
     : config_(config), requests_(requests), sampling_(sampling), on_done_(on_done), draft_(can_draft(layout, config, requests)),
-      passes_(layout, draft_) {
+      passes_(layout, draft_, config.record_experts) {
+  TESSERA_CHECK(!(draft_ && config.record_experts));
   TESSERA_CHECK(config.max_batch > 0 && (sampling.stop_texts.empty() || config.tokenizer != nullptr));
   size_t samples = 0;
   for (const Request& request : requests) {
@@ -87,7 +94,12 @@ void Generation::prefill_prompts(const std::vector<size_t>& chosen) {
   if (passes_.has_last() && !chosen.empty()) logits = passes_.logits(stream.index_select(0, at::tensor(last, at::kLong)));
   if (draft_) states = passes_.model().normed(stream);
   for (size_t i = 0; i < chosen.size(); ++i) {
-    prompts_.push_back({chosen[i], sequences[i], {}, {}, 0});
+    prompts_.push_back({chosen[i], sequences[i], {}, {}, {}, 0});
+    if (config_.record_experts) {
+      auto experts = std::make_shared<ExpertChoices>();
+      append_rows(passes_.choices(), flat.segments[i].start, flat.segments[i].length, *experts);
+      prompts_.back().experts = std::move(experts);
+    }
     if (logits.defined()) prompts_.back().logits = logits[static_cast<int64_t>(i)];
     if (draft_) prompts_.back().states = states.narrow(0, flat.segments[i].start, flat.segments[i].length);
   }
@@ -105,6 +117,7 @@ void Generation::start_samples() {
       started.push_back({first_result_[prompt.request] + prompt.next_sample, request.samples[prompt.next_sample], -1,
                          static_cast<int64_t>(request.prompt.size())});
       owner.push_back(p);
+      results_[started.back().result].prompt_experts = prompt.experts;
       questions.push_back({prompt.logits.defined() ? prompt.logits.const_data_ptr<float>() : nullptr, started.back().key, 0});
     }
   }
@@ -167,6 +180,9 @@ bool Generation::holds_stop_text(const std::vector<int32_t>& tokens) const {
 
 void Generation::end(const Running& sequence) {
   if (sequence.sequence >= 0) passes_.cache().close(sequence.sequence);
+  if (Completion& result = results_[sequence.result]; result.prompt_experts)
+    for (const auto& [layer, rows] : *result.prompt_experts)
+      result.experts[layer].resize(result.experts[layer].size() + static_cast<size_t>(passes_.config().moe.experts_per_token), int16_t{-1});
   ++done_;
   if (on_done_) on_done_(done_);
 }
@@ -196,6 +212,7 @@ void Generation::advance() {
   if (draft_) return advance_drafted(stream, draws, lengths);
   std::vector<Running> alive;
   for (size_t i = 0; i < running_.size(); ++i) {
+    if (config_.record_experts) append_rows(passes_.choices(), static_cast<int64_t>(i), 1, results_[running_[i].result].experts);
     if (take(running_[i], draws[i])) {
       alive.push_back(running_[i]);
     } else {

@@ -26,6 +26,7 @@ class Generation final {
     int64_t sequence = 0;  // of the cache
     at::Tensor logits;     // of its last token [V]
     at::Tensor states;     // its tokens' normed states, with drafts
+    std::shared_ptr<const ExpertChoices> experts;  // where they are recorded
     size_t next_sample = 0;
   };
   struct Running {

@@ -44,8 +44,8 @@ void Flat::add(const std::vector<int32_t>& sequence) {
   for (size_t i = 0; i < sequence.size(); ++i) positions.push_back(static_cast<int32_t>(i));
 }
 
-Passes::Passes(ModelLayout layout, bool drafts)
-    : layout_(std::move(layout)), cache_(layers_here(layout_, drafts), any_model(layout_).cache_row()) {}
+Passes::Passes(ModelLayout layout, bool drafts, bool records)
+    : layout_(std::move(layout)), cache_(layers_here(layout_, drafts), any_model(layout_).cache_row()), records_(records) {}
 
 const model::ModelConfig& Passes::config() const { return any_model(layout_).config(); }
 
@@ -85,15 +85,16 @@ at::Tensor Passes::through_stages(const at::Tensor& tokens, const Run& run) {
 at::Tensor Passes::prefill(Flat& flat, const std::vector<int64_t>& sequences) {
   const at::Tensor positions = int_tensor(flat.positions);
   const at::Tensor stream = through_stages(int_tensor(flat.tokens), [&](model::CausalLM& model, const at::Tensor& input) {
-    return model.prefill(input, positions, flat.segments, sequences, cache_);
+    return model.prefill(input, positions, flat.segments, sequences, cache_, records_ ? &choices_ : nullptr);
   });
   for (size_t i = 0; i < sequences.size(); ++i) cache_.set_length(sequences[i], flat.segments[i].length);
   return stream;
 }
 
 at::Tensor Passes::decode(std::vector<int32_t>& tokens, const std::vector<int64_t>& sequences) {
-  const at::Tensor stream = through_stages(
-      int_tensor(tokens), [&](model::CausalLM& model, const at::Tensor& input) { return model.decode(input, sequences, cache_); });
+  const at::Tensor stream = through_stages(int_tensor(tokens), [&](model::CausalLM& model, const at::Tensor& input) {
+    return model.decode(input, sequences, cache_, records_ ? &choices_ : nullptr);
+  });
   for (int64_t sequence : sequences) cache_.set_length(sequence, cache_.length(sequence) + 1);
   return stream;
 }

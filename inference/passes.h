@@ -10,6 +10,9 @@
 
 namespace tessera::inference {
 
+/// Prompt tokens that go through the model at a time.
+constexpr int64_t kTokensAtOnce = 2048;
+
 /// How a model lies on the ranks that generate with it. Communicators may be null: a group of one.
 struct ModelLayout {
   struct Stage {
@@ -35,8 +38,8 @@ struct Flat {
 
 class Passes final {
  public:
-  /// `drafts`: the cache has room for the first MTP module; only where the model is alone.
-  explicit Passes(ModelLayout layout, bool drafts = false);
+  /// `drafts`: the cache has room for the first MTP module; only where the model is alone. `records`: see choices().
+  explicit Passes(ModelLayout layout, bool drafts = false, bool records = false);
 
   [[nodiscard]] model::KvCache& cache() { return cache_; }
   [[nodiscard]] const model::ModelConfig& config() const;
@@ -51,6 +54,9 @@ class Passes final {
   /// cache are set.
   at::Tensor prefill(Flat& flat, const std::vector<int64_t>& sequences);
   at::Tensor decode(std::vector<int32_t>& tokens, const std::vector<int64_t>& sequences);
+
+  /// The experts that the last pass chose, of the layers here; empty unless they are recorded.
+  [[nodiscard]] const moe::LayerChoices& choices() const { return choices_; }
 
   struct Question {
     const float* logits = nullptr;  // [V]; only where the last layer is
@@ -69,6 +75,8 @@ class Passes final {
 
   ModelLayout layout_;
   model::KvCache cache_;
+  bool records_;
+  moe::LayerChoices choices_;
 };
 
 }  // namespace tessera::inference

@@ -21,7 +21,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kFewRowsPanel = 32;  // weight rows a task takes at least
+constexpr int64_t kFewRowsPanel = 32;  // weight rows a thread takes at least
 
 at::Tensor apply_prologue(const at::Tensor& x, const LinearSpec& spec, at::Tensor* rstd) {
   switch (spec.prologue) {
@@ -162,10 +162,9 @@ at::Tensor few_rows(const at::Tensor& x, const at::Tensor& w) {
   const at::Tensor dense = x.contiguous();
   const float *px = dense.const_data_ptr<float>(), *pw = w.const_data_ptr<float>();
   float* py = y.data_ptr<float>();
-  const int64_t out = w.size(0), panels = (out + kFewRowsPanel - 1) / kFewRowsPanel;
-  const int64_t step = std::max<int64_t>(1, panels / (4 * at::get_num_threads())) * kFewRowsPanel;
-  for_each_task((out + step - 1) / step, [&](int64_t task) {
-    kernel_table().few_rows_product(px, x.size(0), x.size(1), pw, task * step, std::min(out, (task + 1) * step), py, out);
+  const int64_t out = w.size(0);
+  for_each_part((out + kFewRowsPanel - 1) / kFewRowsPanel, [&](int64_t begin, int64_t end) {
+    kernel_table().few_rows_product(px, x.size(0), x.size(1), pw, begin * kFewRowsPanel, std::min(out, end * kFewRowsPanel), py, out);
   });
   return y;
 }

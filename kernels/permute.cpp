@@ -17,8 +17,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kGrain = 16;
-
 struct MapHolder : torch::CustomClassHolder {
   RowMapPtr map;
 };
@@ -41,7 +39,7 @@ struct Term {
 /// threads. `scratch` has room for `floats` a term.
 template <typename Body>
 void for_each_token(const RowMap& map, int64_t floats, const Body& body) {
-  for_each_chunk(map.tokens, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+  for_each_chunk(map.tokens, kRowsAtLeast, [&](int64_t, int64_t begin, int64_t end) {
     std::vector<Term> terms;
     std::vector<float> scratch(static_cast<size_t>(map.choices * floats));
     for (int64_t token = begin; token < end; ++token) {
@@ -75,7 +73,7 @@ at::Tensor gathered(const at::Tensor& x, const RowMap& map) {
   at::Tensor rows = at::empty({count, dim}, x.options());
   const float* from = x.const_data_ptr<float>();
   float* to = rows.data_ptr<float>();
-  for_each_chunk(count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+  for_each_chunk(count, kRowsAtLeast, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       std::memcpy(to + r * dim, from + map.slot_of[static_cast<size_t>(r)] / map.choices * dim, static_cast<size_t>(dim) * sizeof(float));
   });

@@ -9,8 +9,6 @@
 namespace tessera::kernels {
 
 namespace {
-constexpr int64_t kGrain = 16;
-
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const at::Tensor& w,
                             const Parameter* weight, double eps) {
@@ -44,7 +42,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, float eps, at::Ten
   }
   const float *px = x.const_data_ptr<float>(), *pw = w.const_data_ptr<float>();
   float* py = y.data_ptr<float>();
-  for_each_chunk(x.size(0), kGrain, [&](int64_t, int64_t begin, int64_t end) {
+  for_each_chunk(x.size(0), kRowsAtLeast, [&](int64_t, int64_t begin, int64_t end) {
     kernel_table().rms_norm(px + begin * dim, nullptr, pw, eps, end - begin, dim, nullptr, py + begin * dim,
                             scales == nullptr ? nullptr : scales + begin);
   });
@@ -60,7 +58,7 @@ at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at
   const float *pdy = dy.const_data_ptr<float>(), *px = x.const_data_ptr<float>(), *pw = w.const_data_ptr<float>();
   const float* scales = rstd.const_data_ptr<float>();
   float* pdx = dx.data_ptr<float>();
-  for_each_chunk(rows, kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+  for_each_chunk(rows, kRowsAtLeast, [&](int64_t chunk, int64_t begin, int64_t end) {
     float* sums = partial.defined() ? partial.data_ptr<float>() + chunk * dim : nullptr;
     kernel_table().rms_norm_backward(pdy + begin * dim, px + begin * dim, pw, scales + begin, end - begin, dim, false,
                                      pdx + begin * dim, sums);

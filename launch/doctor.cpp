@@ -16,6 +16,7 @@
 #include "kernels/cpu/onednn_gemm.h"
 #include "kernels/gemm.h"
 #include "launch/app.h"
+#include "rl/rewards/reward.h"
 
 namespace tessera::launch {
 
@@ -71,6 +72,15 @@ void check_devices(const parallel::DeviceRegistry& devices) {
   }
 }
 
+void check_sandbox() {
+  try {
+    (void)rl::make_reward({.name = "code"});
+    line("ok", "programs that a model has written can be run in a sandbox (reward code)");
+  } catch (const ConfigError& error) {
+    line("missing", error.what());
+  }
+}
+
 void measure() {
   const at::Tensor a = at::rand({2048, 2048}), b = at::rand({2048, 2048});
   at::Tensor c = kernels::product(a, b);
@@ -95,6 +105,7 @@ Command doctor_command(CLI::App& cli) {
     check_machine();
     check_tools();
     check_devices(app.devices);
+    check_sandbox();
     if (*measured) measure();
   };
 }

@@ -106,19 +106,20 @@ std::vector<int64_t> CausalLM::cached_layers(bool drafts) const {
 }
 
 at::Tensor CausalLM::prefill(const at::Tensor& input, const at::Tensor& positions, const std::vector<Segment>& segments,
-                             const std::vector<int64_t>& sequences, KvCache& cache) {
+                             const std::vector<int64_t>& sequences, KvCache& cache, moe::LayerChoices* record) {
   at::NoGradGuard no_grad;
   ensure_positions(positions);
   for (size_t i = 0; i < segments.size(); ++i) cache.reserve(sequences[i], segments[i].length);
-  const Pass pass{.kind = PassKind::kPrefill, .positions = positions, .segments = segments, .rope = &rope_, .cache = &cache, .sequences = sequences};
+  const Pass pass{.kind = PassKind::kPrefill, .positions = positions, .segments = segments, .rope = &rope_, .routing = {.record = record},
+                  .cache = &cache, .sequences = sequences};
   at::Tensor x_TD = shard_.first ? kernels::embedding(input, embedding_) : input;
   for (const auto& block : blocks_) x_TD = block->forward(x_TD, pass);
   return x_TD;
 }
 
-at::Tensor CausalLM::decode(const at::Tensor& input, const std::vector<int64_t>& sequences, KvCache& cache) {
+at::Tensor CausalLM::decode(const at::Tensor& input, const std::vector<int64_t>& sequences, KvCache& cache, moe::LayerChoices* record) {
   at::NoGradGuard no_grad;
-  Pass pass{.kind = PassKind::kDecode, .rope = &rope_, .cache = &cache, .sequences = sequences};
+  Pass pass{.kind = PassKind::kDecode, .rope = &rope_, .routing = {.record = record}, .cache = &cache, .sequences = sequences};
   pass.positions = at::empty({static_cast<int64_t>(sequences.size())}, at::kInt);
   std::map<int64_t, int64_t> lengths;  // after this call
   for (size_t i = 0; i < sequences.size(); ++i) {

@@ -53,12 +53,12 @@ class CausalLM final {
   [[nodiscard]] int64_t cache_row() const { return blocks_.front()->cache_row(); }
 
   /// Prompts laid end to end, one a segment, each into a sequence of `cache`. `input` as for hidden_states; returns the
-  /// residual stream [T, D].
+  /// residual stream [T, D]. `record`, here and in decode(), gets the experts that were chosen.
   at::Tensor prefill(const at::Tensor& input, const at::Tensor& positions, const std::vector<Segment>& segments,
-                     const std::vector<int64_t>& sequences, KvCache& cache);
+                     const std::vector<int64_t>& sequences, KvCache& cache, moe::LayerChoices* record = nullptr);
   /// One token for each sequence, appended to it. A sequence that is named several times gets several tokens, in order. The lengths
   /// in the cache are left for the caller to set, behind the last stage. Returns the residual stream.
-  at::Tensor decode(const at::Tensor& input, const std::vector<int64_t>& sequences, KvCache& cache);
+  at::Tensor decode(const at::Tensor& input, const std::vector<int64_t>& sequences, KvCache& cache, moe::LayerChoices* record = nullptr);
   /// Of the last stage: logits [N, V] of rows of the residual stream [N, D].
   [[nodiscard]] at::Tensor logits(const at::Tensor& hidden) const;
   /// Behind the final norm, differentiable.

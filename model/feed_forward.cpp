@@ -54,7 +54,7 @@ class MoeLayer final : public FeedForward {
  public:
   MoeLayer(const ModelConfig& c, int64_t layer, const Shard& shard)
       : config_(c.moe), names_(c.expert_names), dim_(c.hidden_size), eps_(static_cast<float>(c.rms_norm_eps)),
-        norm_(kernels::make_parameter({c.hidden_size})), router_(c.moe, c.hidden_size), dispatcher_(make_dispatcher(c.moe.num_experts, layer, shard)),
+        norm_(kernels::make_parameter({c.hidden_size})), router_(c.moe, c.hidden_size, layer), dispatcher_(make_dispatcher(c.moe.num_experts, layer, shard)),
         experts_(c.moe, dispatcher_->num_local_experts(), c.hidden_size) {
     if (c.moe.shared_intermediate_size > 0)
       shared_ = std::make_unique<Mlp>(names_.layer + ".shared_experts", dim_, c.moe.shared_intermediate_size, false);

@@ -6,6 +6,8 @@
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/gemm.h"
@@ -29,6 +31,7 @@ struct RouteState : torch::CustomClassHolder {
   kernels::ParameterPtr weight, bias;
   std::vector<Segment> segments;
   RoutingTerms terms;
+  at::Tensor imposed;                   // [T, K] int32 until the choice is made; or undefined
   at::Tensor experts;                   // [T, K] int32
   std::vector<int64_t> segment_counts;  // [segments, E], with a balance loss
 };
@@ -37,11 +40,19 @@ void choose_experts(const at::Tensor& scores, RouteState& state) {
   const int64_t tokens = scores.size(0), num_experts = scores.size(1), k = state.config.experts_per_token;
   state.experts = at::empty({tokens, k}, at::kInt);
   const float *score = scores.const_data_ptr<float>(), *bias = state.bias ? state.bias->value.const_data_ptr<float>() : nullptr;
+  const int32_t* imposed = state.imposed.defined() ? state.imposed.const_data_ptr<int32_t>() : nullptr;
   int32_t* chosen = state.experts.data_ptr<int32_t>();
   kernels::for_each_chunk(tokens, 16, [&](int64_t, int64_t begin, int64_t end) {
     Selector selector(state.config);
-    for (int64_t t = begin; t < end; ++t) selector.choose(score + t * num_experts, bias, chosen + t * k);
+    for (int64_t t = begin; t < end; ++t) {
+      if (imposed != nullptr && imposed[t * k] >= 0) {
+        std::copy_n(imposed + t * k, k, chosen + t * k);
+      } else {
+        selector.choose(score + t * num_experts, bias, chosen + t * k);
+      }
+    }
   });
+  state.imposed.reset();
 }
 
 /// weights[t, k] of the chosen scores; `sum` is 1 when they are not normalised.
@@ -202,7 +213,8 @@ struct RouteFunction : torch::autograd::Function<RouteFunction> {
 
 }  // namespace
 
-Router::Router(const MoeConfig& config, int64_t dim) : config_(config), weight_(kernels::make_parameter({config.num_experts, dim})) {
+Router::Router(const MoeConfig& config, int64_t dim, int64_t layer)
+    : config_(config), layer_(layer), weight_(kernels::make_parameter({config.num_experts, dim})) {
   if (config.correction_bias) bias_ = kernels::make_parameter({config.num_experts});
   reset_statistics();
 }
@@ -212,12 +224,23 @@ void Router::reset_statistics() {
   statistics_.counts.assign(static_cast<size_t>(config_.num_experts), 0);
 }
 
+at::Tensor Router::imposed(const RoutingTerms& terms, int64_t tokens) const {
+  if (terms.imposed == nullptr) return {};
+  const auto found = terms.imposed->find(layer_);
+  if (found == terms.imposed->end()) return {};
+  const at::Tensor& experts = found->second;
+  TESSERA_CHECK(experts.size(0) == tokens && experts.size(1) == config_.experts_per_token, "choices ", experts.sizes(), " for ", tokens,
+                " tokens of layer ", layer_);
+  return experts;
+}
+
 Routing Router::route(const at::Tensor& x, const std::vector<Segment>& segments, const RoutingTerms& terms) {
   auto state = c10::make_intrusive<RouteState>();
   state->config = config_;
   state->weight = weight_;
   state->bias = bias_;
   if (terms.statistics) state->terms = terms;
+  state->imposed = imposed(terms, x.size(0));
   if (state->terms.balance_weight > 0) state->segments = segments;
   weight_->await();
   const at::Tensor weights = RouteFunction::apply(x, weight_->value, state, &statistics_);
@@ -225,6 +248,7 @@ Routing Router::route(const at::Tensor& x, const std::vector<Segment>& segments,
     const int32_t* chosen = state->experts.const_data_ptr<int32_t>();
     for (int64_t i = 0; i < state->experts.numel(); ++i) ++statistics_.counts[static_cast<size_t>(chosen[i])];
   }
+  if (terms.record != nullptr && !terms.again) (*terms.record)[layer_] = state->experts;
   return {weights, state->experts};
 }
 

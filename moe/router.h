@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <map>
 #include <vector>
 
 #include "core/segment.h"
@@ -20,6 +21,9 @@ struct RouterStatistics {
   double balance_loss = 0, z_loss = 0;
 };
 
+/// Choices of experts by layer: [T, K] int32, rows of -1 where a token has none.
+using LayerChoices = std::map<int64_t, at::Tensor>;
+
 /// Weights of the router's losses in one forward pass, their global denominators included. `statistics` off: nothing is
 /// counted or added (evaluation, generation).
 struct RoutingTerms {
@@ -27,6 +31,10 @@ struct RoutingTerms {
   double balance_weight = 0;  // of each segment's sequence-wise balance loss
   double z_weight = 0;        // of each token's squared log-sum-exp
   bool again = false;         // recomputation: the losses have gradients, but nothing is counted
+  /// Routing replay (R3, arXiv 2510.11370): experts to take instead of the best, or null. Their weights are of the scores of now, with
+  /// gradient. Where blocks are recomputed it must outlive the backward pass.
+  const LayerChoices* imposed = nullptr;
+  LayerChoices* record = nullptr;  // gets what is chosen; null: nobody asks
 };
 
 struct Routing {
@@ -36,8 +44,9 @@ struct Routing {
 
 class Router final {
  public:
-  /// `dim` is D. Allocates weight [E, D] and, with config.correction_bias, bias [E].
-  Router(const MoeConfig& config, int64_t dim);
+  /// `dim` is D, `layer` the number by which choices are imposed and recorded. Allocates weight [E, D] and, with
+  /// config.correction_bias, bias [E].
+  Router(const MoeConfig& config, int64_t dim, int64_t layer = 0);
 
   /// x: [T, D]. Scores are sigmoid or softmax of x W^T; the bias and the groups decide who is chosen, the scores alone how
   /// much it weighs. `segments` bound the sequences of the balance loss, eq. 17-20 of the paper. The gradients of the
@@ -51,7 +60,10 @@ class Router final {
   void reset_statistics();
 
  private:
+  [[nodiscard]] at::Tensor imposed(const RoutingTerms& terms, int64_t tokens) const;
+
   MoeConfig config_;
+  int64_t layer_;
   kernels::ParameterPtr weight_, bias_;
   RouterStatistics statistics_;
 };

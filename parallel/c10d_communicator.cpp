@@ -180,12 +180,6 @@ class StreamWork final : public Work {
   IssuedPtr issued_;
 };
 
-class DoneWork final : public Work {
- public:
-  void wait() override {}
-  bool done() override { return true; }
-};
-
 class C10dCommunicator final : public Communicator {
  public:
   /// `prefix` tells the groups of a job apart in the store.
@@ -243,7 +237,7 @@ class C10dCommunicator final : public Communicator {
 
   /// Joined into one operation where the backend can, so that neighbours that send both ways do not wait for each other.
   WorkPtr start_exchange(std::vector<Message> sends, std::vector<Message> receives, std::string site) override {
-    if (sends.empty() && receives.empty()) return std::make_unique<DoneWork>();
+    if (sends.empty() && receives.empty()) return make_done_work();
     const at::Tensor first = (sends.empty() ? receives : sends).front().tensor;
     if (!here(first)) return control_.exchange(std::move(sends), std::move(receives), site);
     watch_->check();
@@ -269,7 +263,7 @@ class C10dCommunicator final : public Communicator {
   /// The host's: a barrier orders ranks, not streams.
   WorkPtr start_barrier(std::string site) override {
     control_.barrier(site);
-    return std::make_unique<DoneWork>();
+    return make_done_work();
   }
 
   std::unique_ptr<Communicator> make_group(const std::vector<int>& colors, std::string axis, std::shared_ptr<TrafficLedger> ledger) override {

@@ -35,6 +35,8 @@ class [[nodiscard]] Work {
   [[nodiscard]] virtual std::chrono::steady_clock::time_point finished() { return std::chrono::steady_clock::now(); }
 };
 using WorkPtr = std::unique_ptr<Work>;
+/// Of which nothing is left to do.
+[[nodiscard]] WorkPtr make_done_work();
 
 struct Message {
   at::Tensor tensor;  // contiguous; filled by a receive
@@ -76,6 +78,8 @@ class Communicator {
   /// Collective. colors[r]: which group rank r joins; ranks of equal color, in the order of their ranks here, form a new
   /// communicator. The same list on all ranks.
   [[nodiscard]] std::unique_ptr<Communicator> split(const std::vector<int>& colors, std::string axis);
+  /// Collective. The same ranks once more, for another thread; what goes over it, and over what is split from it, is counted apart.
+  [[nodiscard]] std::unique_ptr<Communicator> duplicate(std::string axis);
   /// Which node each rank is on, numbered from 0 in the order of ranks.
   [[nodiscard]] virtual std::vector<int> nodes() const { return std::vector<int>(static_cast<size_t>(size()), 0); }
   /// Tells peers that wait for this rank that it is busy with `what` ("saving checkpoint") until the returned object dies.

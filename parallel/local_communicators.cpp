@@ -9,14 +9,6 @@
 namespace tessera::parallel {
 namespace {
 
-class DoneWork final : public Work {
- public:
-  void wait() override {}
-  bool done() override { return true; }
-};
-
-WorkPtr finished() { return std::make_unique<DoneWork>(); }
-
 void copy_unless_same(const at::Tensor& to, const at::Tensor& from) {
   TESSERA_CHECK(to.numel() == from.numel() && to.scalar_type() == from.scalar_type(),
                 "sizes or types differ: ", to.sizes(), " and ", from.sizes());
@@ -33,20 +25,20 @@ class SelfCommunicator final : public Communicator {
   std::unique_ptr<LongPhase> announce(std::string) override { return std::make_unique<LongPhase>(); }
 
  private:
-  WorkPtr start_all_reduce(at::Tensor, ReduceOp, std::string) override { return finished(); }
+  WorkPtr start_all_reduce(at::Tensor, ReduceOp, std::string) override { return make_done_work(); }
   WorkPtr start_all_gather(at::Tensor output, at::Tensor input, std::string) override {
     copy_unless_same(output, input);
-    return finished();
+    return make_done_work();
   }
   WorkPtr start_reduce_scatter(at::Tensor output, at::Tensor input, ReduceOp, std::string) override {
     copy_unless_same(output, input);
-    return finished();
+    return make_done_work();
   }
   WorkPtr start_all_to_all(at::Tensor output, at::Tensor input, std::vector<int64_t>, std::vector<int64_t>, std::string) override {
     copy_unless_same(output, input);
-    return finished();
+    return make_done_work();
   }
-  WorkPtr start_broadcast(at::Tensor, int, std::string) override { return finished(); }
+  WorkPtr start_broadcast(at::Tensor, int, std::string) override { return make_done_work(); }
   /// Messages to oneself: the n-th send of a tag fills the n-th receive of that tag.
   WorkPtr start_exchange(std::vector<Message> sends, std::vector<Message> receives, std::string) override {
     TESSERA_CHECK(sends.size() == receives.size(), "a group of one must receive what it sends");
@@ -58,9 +50,9 @@ class SelfCommunicator final : public Communicator {
       used[i] = true;
       copy_unless_same(receive.tensor, sends[i].tensor);
     }
-    return finished();
+    return make_done_work();
   }
-  WorkPtr start_barrier(std::string) override { return finished(); }
+  WorkPtr start_barrier(std::string) override { return make_done_work(); }
   std::unique_ptr<Communicator> make_group(const std::vector<int>&, std::string axis, std::shared_ptr<TrafficLedger> ledger) override {
     return std::make_unique<SelfCommunicator>(std::move(axis), std::move(ledger));
   }
@@ -79,13 +71,13 @@ class DryRunCommunicator final : public Communicator {
   std::unique_ptr<LongPhase> announce(std::string) override { return std::make_unique<LongPhase>(); }
 
  private:
-  WorkPtr start_all_reduce(at::Tensor, ReduceOp, std::string) override { return finished(); }
-  WorkPtr start_all_gather(at::Tensor, at::Tensor, std::string) override { return finished(); }
-  WorkPtr start_reduce_scatter(at::Tensor, at::Tensor, ReduceOp, std::string) override { return finished(); }
-  WorkPtr start_all_to_all(at::Tensor, at::Tensor, std::vector<int64_t>, std::vector<int64_t>, std::string) override { return finished(); }
-  WorkPtr start_broadcast(at::Tensor, int, std::string) override { return finished(); }
-  WorkPtr start_exchange(std::vector<Message>, std::vector<Message>, std::string) override { return finished(); }
-  WorkPtr start_barrier(std::string) override { return finished(); }
+  WorkPtr start_all_reduce(at::Tensor, ReduceOp, std::string) override { return make_done_work(); }
+  WorkPtr start_all_gather(at::Tensor, at::Tensor, std::string) override { return make_done_work(); }
+  WorkPtr start_reduce_scatter(at::Tensor, at::Tensor, ReduceOp, std::string) override { return make_done_work(); }
+  WorkPtr start_all_to_all(at::Tensor, at::Tensor, std::vector<int64_t>, std::vector<int64_t>, std::string) override { return make_done_work(); }
+  WorkPtr start_broadcast(at::Tensor, int, std::string) override { return make_done_work(); }
+  WorkPtr start_exchange(std::vector<Message>, std::vector<Message>, std::string) override { return make_done_work(); }
+  WorkPtr start_barrier(std::string) override { return make_done_work(); }
   std::unique_ptr<Communicator> make_group(const std::vector<int>& colors, std::string axis, std::shared_ptr<TrafficLedger> ledger) override {
     const int own = colors[static_cast<size_t>(rank_)];
     const auto mine = [own](int color) { return color == own; };

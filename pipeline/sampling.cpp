@@ -3,8 +3,8 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/progress.h"
@@ -17,7 +17,6 @@ namespace tessera::pipeline {
 namespace {
 
 using nlohmann::json;
-using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kCompletionsAPart = 4096;  // whatever the ranks: parts of one layout serve another
 
@@ -51,20 +50,20 @@ void Sampler::load() {
   }
   auto stop_ids = tokenizer_->stop_ids().empty() ? model.eos_token_ids : tokenizer_->stop_ids();
   job_.rl.advantage = "batch";  // of no consequence here, and defined for single completions
-  maker_ = std::make_unique<rl::RolloutMaker>(job_.rl, *mesh_, rl::layout_of(*stages_, *mesh_), *tokenizer_, std::move(stop_ids), job_.seed);
+  maker_ = std::make_unique<rl::RolloutMaker>(job_.rl, *tokenizer_, std::move(stop_ids), job_.seed);
 }
 
 std::string Sampler::part(int64_t first_prompt, int64_t num_prompts) {
   const auto start = Clock::now();
   load();
-  const rl::Phase phase = maker_->make(*prompts_, first_prompt, num_prompts, false);
+  const rl::Phase phase = maker_->make(rl::policy_of(*stages_, *mesh_), *prompts_, first_prompt, num_prompts, false);
   json mine = json::array();
   if (mesh_->coordinate("pp") == 0)
     for (const auto& r : phase.rollouts) mine.push_back({r.prompt, r.index, data::replace_invalid_utf8(maker_->text_of(r)), r.reward, r.usable, r.stopped});
   json all = json::array();
   for (const auto& text : parallel::all_gather_text(world_, mine.dump()))
     for (auto& candidate : json::parse(text)) all.push_back(std::move(candidate));
-  return json{{"prompts", prompts_->hash()}, {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}, {"candidates", std::move(all)}}.dump();
+  return json{{"prompts", prompts_->hash()}, {"seconds", seconds_since(start)}, {"candidates", std::move(all)}}.dump();
 }
 
 Sampler::Candidates Sampler::collect(const std::filesystem::path& folder, const std::string& title, bool show_progress,
@@ -103,7 +102,7 @@ Sampler::Evaluation Sampler::evaluate(const std::string& title, bool show_progre
   load();
   Progress progress(title, prompts_->size(), "prompts", show_progress && world_.rank() == 0);
   const auto busy = world_.announce("evaluating");
-  const auto s = maker_->make(*prompts_, 0, prompts_->size(), false).statistics;
+  const auto s = maker_->make(rl::policy_of(*stages_, *mesh_), *prompts_, 0, prompts_->size(), false).statistics;
   progress.update(prompts_->size());
   const auto usable = static_cast<double>(std::max<int64_t>(1, s.usable));
   return {s.reward * usable / static_cast<double>(s.rollouts), s.length, s.rollouts};

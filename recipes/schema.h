@@ -166,6 +166,7 @@ void describe(Visitor& v, rl::RlConfig& c) {
   v.field("dynamic_sampling", c.dynamic_sampling);
   v.field("max_resamples", c.max_resamples);
   v.field("staleness", c.staleness);
+  v.field("routing_replay", c.routing_replay);
   v.field("samples_every", c.samples_every);
   v.list("rewards", c.rewards);
 }

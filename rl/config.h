@@ -30,6 +30,7 @@ struct RlConfig {
   bool dynamic_sampling = false;      // groups of equal rewards are replaced by new prompts
   int64_t max_resamples = 10;         // times
   int64_t staleness = 0;              // 1: rollouts are made beside the step before, with the weights it began with
+  bool routing_replay = false;        // training takes the experts that the rollouts took
   int64_t samples_every = 0;          // steps between completions written as text; 0: none
   std::vector<RewardConfig> rewards;
 

@@ -9,15 +9,6 @@
 
 namespace tessera::rl {
 
-namespace {
-
-bool opens_thinking(const std::string& prompt) {
-  const size_t end = prompt.find_last_not_of(" \t\r\n");
-  return end != std::string::npos && std::string_view(prompt).substr(0, end + 1).ends_with("<think>");
-}
-
-}  // namespace
-
 Prompts::Prompts(const std::vector<data::SourceConfig>& sources, const data::PromptReader& reader, int64_t longest, uint64_t seed) : seed_(seed) {
   std::string digest = std::to_string(seed);
   for (const auto& source : sources) {
@@ -30,7 +21,7 @@ Prompts::Prompts(const std::vector<data::SourceConfig>& sources, const data::Pro
         continue;
       }
       prompt.text = reader.tokenizer.decode(prompt.tokens);
-      prompt.thinking_open = opens_thinking(prompt.text);
+      prompt.thinking_open = data::opens_thinking(prompt.text);
       prompts_.push_back(std::move(prompt));
     }
   }

@@ -3,16 +3,15 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
-#include <fstream>
 #include <utility>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "core/progress.h"
 #include "core/text.h"
+#include "rl/pending.h"
 
 namespace tessera::rl {
 
@@ -20,21 +19,12 @@ namespace {
 
 using nlohmann::json;
 using trainer::StepResult;
-using Clock = std::chrono::steady_clock;
 
-constexpr const char* kPendingKind = "rollouts";  // in checkpoints
+// In checkpoints: the phase that is trained on, and the one made beside it.
+constexpr const char *kPhase = "phase", *kNextPhase = "next_phase";
 
 int64_t num_prompts_of_a_phase(const trainer::TrainerConfig& config, const RlConfig& rl) {
   return config.train.sequences_per_step * rl.updates_per_rollout / rl.rollouts_per_prompt;
-}
-
-std::string part_name(int64_t part) { return "part-" + std::to_string(part); }
-
-/// Bytes as float32 words, which checkpoints hold.
-at::Tensor to_words(const std::vector<uint8_t>& bytes) {
-  at::Tensor words = at::zeros({static_cast<int64_t>(bytes.size() + 3) / 4}, at::kFloat);
-  std::memcpy(words.data_ptr(), bytes.data(), bytes.size());
-  return words;
 }
 
 void check(const trainer::TrainerConfig& config, const RlConfig& rl) {
@@ -45,7 +35,6 @@ void check(const trainer::TrainerConfig& config, const RlConfig& rl) {
                                      rl.updates_per_rollout, " it must be a multiple of rl.rollouts_per_prompt = ", rl.rollouts_per_prompt));
   if (config.mtp.loss_weight > 0) throw ConfigError("mtp.loss_weight must be 0 with task: grpo, whose objective is on the next token alone");
   if (config.train.batch_ramp.steps > 0) throw ConfigError("train.batch_ramp.steps must be 0 with task: grpo");
-  if (rl.staleness > 0) throw ConfigError("rl.staleness = 1 is not available in this version; set it to 0");
 }
 
 }  // namespace
@@ -64,7 +53,7 @@ trainer::TrainEnd Reinforcement::train() {
   int64_t saved = step;
   bool stop = false;
   while (step < config_.train.steps && !stop) {
-    if (updates_made_ == 0) make_rollouts(step);
+    if (updates_made_ == 0) begin_phase(step);
     RolloutBatch batch = next_batch(step);
     PolicyObjective objective(policy_, denominators(), rl_.temperature, batch.policies);
     const StepResult result = learner_.step(batch.batch, &objective);
@@ -72,18 +61,18 @@ trainer::TrainEnd Reinforcement::train() {
     updates_made_ = (updates_made_ + 1) % rl_.updates_per_rollout;
     stop = result.stop;
     learner_.check_saving();
+    if (beside_) beside_->check();
     ++step;
     if (has_reference() && rl_.reference_refresh_every > 0 && step % rl_.reference_refresh_every == 0) reference_->refresh();
-    const std::vector<double> validation = evaluates_at(step) ? maker_->evaluate(*validation_) : std::vector<double>{};
-    report(step, result, policy, validation);
+    report(step, result, policy, evaluates_at(step) ? evaluate() : std::vector<double>{});
     progress.update(step, "reward " + short_number(phase_.statistics.reward) + "  length " + short_number(phase_.statistics.length));
     if (stop || step == config_.train.steps || (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0)) {
-      learner_.save(step, state());
+      save(step);
       saved = step;
     }
   }
   progress.finish();
-  if (saved < step) learner_.save(step, state());
+  if (saved < step) save(step);
   return learner_.finish(step);
 }
 
@@ -93,23 +82,34 @@ void Reinforcement::load() {
   chat_template_ = data::ChatTemplate::load_if_present(folder);
   learner_.load_model(*tokenizer_);
   const auto& model = learner_.stages().config();
+  if (rl_.routing_replay && !model.has_experts())
+    throw ConfigError("rl.routing_replay takes the experts of the rollouts again, and the model (" + model.model_type + ") has none; set it to false");
   const data::PromptReader reader{*tokenizer_, chat_template_ ? &*chat_template_ : nullptr, model.vocab_size};
   const int64_t longest = model.max_position_embeddings - 1;
   prompts_ = std::make_unique<Prompts>(config_.data.train, reader, longest, config_.seed);
   if (!config_.data.validation.empty()) validation_ = std::make_unique<Prompts>(config_.data.validation, reader, longest, config_.seed);
   auto stop_ids = tokenizer_->stop_ids().empty() ? model.eos_token_ids : tokenizer_->stop_ids();
-  maker_ = std::make_unique<RolloutMaker>(rl_, learner_.mesh(), layout_of(learner_.stages(), learner_.mesh()), *tokenizer_, std::move(stop_ids), config_.seed);
+  maker_ = std::make_unique<RolloutMaker>(rl_, *tokenizer_, std::move(stop_ids), config_.seed);
   if (has_reference()) reference_ = std::make_unique<trainer::WeightSnapshot>(learner_.stages());
+  if (rl_.staleness > 0) beside_ = std::make_unique<StaleRollouts>(learner_.stages(), config_, learner_.world(), *maker_, *prompts_);
   log::info("prompts: ", prompts_->size(), "; a step: ", rollouts_per_step(), " rollouts; a phase of rollouts: ", num_prompts_of_a_phase(config_, rl_),
             " prompts x ", rl_.rollouts_per_prompt);
 }
 
-void Reinforcement::make_rollouts(int64_t step) {
-  for (auto* buckets : learner_.stages().buckets()) buckets->finish_gather();
-  const auto busy = learner_.world().announce("making rollouts");
-  const bool with_samples = rl_.samples_every > 0 && step % rl_.samples_every == 0;
-  phase_ = maker_->make(*prompts_, next_prompt_, num_prompts_of_a_phase(config_, rl_), with_samples);
-  next_prompt_ = phase_.next_prompt;
+/// The rollouts made beside the phase before, or, where there are none, new ones by the model as it is.
+void Reinforcement::begin_phase(int64_t step) {
+  collect_rollouts();
+  if (next_phase_) {
+    phase_ = std::move(*next_phase_);
+    next_phase_.reset();
+  } else {
+    const auto start = Clock::now();
+    for (auto* buckets : learner_.stages().buckets()) buckets->finish_gather();
+    const auto busy = learner_.world().announce("making rollouts");
+    phase_ = maker_->make(live_policy(), *prompts_, next_prompt_, num_prompts_of_a_phase(config_, rl_), shows_samples(step));
+    next_prompt_ = phase_.next_prompt;
+    wait_seconds_ += seconds_since(start);
+  }
   for (size_t k = 0; k < maker_->failures().size(); ++k) {
     const auto& failures = maker_->failures()[k];
     if (failures.count > 0) log::warn("step ", step + 1, ": reward ", maker_->reward_names()[k], " has failed for ", failures.count, " completions so far; the last: ", failures.last_error);
@@ -119,6 +119,27 @@ void Reinforcement::make_rollouts(int64_t step) {
     make_directories(folder);
     write_file_atomically(folder / detail::concat("step-", step, ".md"), phase_.samples);
   }
+  const int64_t next_step = step + rl_.updates_per_rollout;
+  if (beside_ && next_step < config_.train.steps) beside_->start(next_prompt_, num_prompts_of_a_phase(config_, rl_), shows_samples(next_step));
+}
+
+/// Waits for the rollouts that are made beside training, if any are.
+void Reinforcement::collect_rollouts() {
+  if (!beside_ || !beside_->running()) return;
+  const auto start = Clock::now();
+  next_phase_ = beside_->finish();
+  next_prompt_ = next_phase_->next_prompt;
+  wait_seconds_ += seconds_since(start);
+}
+
+std::vector<double> Reinforcement::evaluate() {
+  collect_rollouts();  // one thread at a time has the rewards
+  return maker_->evaluate(live_policy(), *validation_);
+}
+
+void Reinforcement::save(int64_t step) {
+  collect_rollouts();  // the weights they are made with are in no checkpoint
+  learner_.save(step, state());
 }
 
 PolicyDenominators Reinforcement::denominators() const {
@@ -149,10 +170,10 @@ RolloutBatch Reinforcement::next_batch(int64_t step) {
   return batch;
 }
 
-/// Before the first update on a phase the weights are those of the rollouts. Afterwards the rollouts' own log-probabilities are
+/// Before the first update on a fresh phase the weights are those of the rollouts. Otherwise the rollouts' own log-probabilities are
 /// the old ones: the same forward pass made them. Those of the reference are computed where a KL term asks for them.
 void Reinforcement::fill_log_probs(RolloutBatch& batch) {
-  if (updates_made_ > 0)
+  if (updates_made_ > 0 || phase_.stale)
     for (auto& policy : batch.policies) policy.old_log_probs = policy.rollout;
   if (!has_reference()) return;
   reference_->swap();
@@ -186,6 +207,7 @@ void Reinforcement::report(int64_t step, const StepResult& result, const PolicyS
   metrics["rollouts_digest"] = s.digest;
   metrics["rollout_seconds"] = s.rollout_seconds;
   metrics["reward_seconds"] = s.reward_seconds;
+  if (beside_) metrics["rollout_wait_seconds"] = std::exchange(wait_seconds_, 0);
   metrics["train_seconds"] = result.seconds;
   metrics["rollout_tokens_per_second"] = s.rollout_seconds > 0 ? static_cast<double>(s.tokens) / s.rollout_seconds : 0.0;
   if (s.resamples > 0) metrics["resamples"] = s.resamples;
@@ -204,19 +226,8 @@ trainer::RunState Reinforcement::state() {
   trainer::RunState state;
   state.values = {{"next_prompt", next_prompt_}, {"updates_made", updates_made_}};
   if (has_reference()) reference_->list(learner_.weights(), state.ranges);
-  if (updates_made_ == 0) return state;
-  // Rollouts that are still to be trained on: a part from each dp rank.
-  const auto bytes = pack_rollouts(phase_.rollouts);
-  const parallel::Mesh& mesh = learner_.mesh();
-  std::vector<int64_t> sizes(static_cast<size_t>(mesh.size("dp")));
-  sizes[static_cast<size_t>(mesh.coordinate("dp"))] = static_cast<int64_t>(bytes.size());
-  at::Tensor all = at::tensor(sizes, at::kLong);
-  learner_.world().all_reduce(all, parallel::ReduceOp::kMax, "sizes of pending rollouts")->wait();
-  state.values["parts"] = std::vector<int64_t>(all.const_data_ptr<int64_t>(), all.const_data_ptr<int64_t>() + all.numel());
-  state.values["tokens"] = phase_.tokens;
-  const PhaseStatistics& s = phase_.statistics;
-  state.values["statistics"] = {s.rollouts, s.tokens, s.usable, s.truncated, s.zero_advantage, s.reward, s.reward_deviation, s.length, s.parts, s.digest};
-  if (mesh.coordinate("pp") == 0) state.ranges.push_back({kPendingKind, part_name(mesh.coordinate("dp")), 0, to_words(bytes)});
+  if (updates_made_ > 0) list_phase(kPhase, phase_, live_policy(), state);
+  if (next_phase_) list_phase(kNextPhase, *next_phase_, live_policy(), state);
   return state;
 }
 
@@ -224,25 +235,8 @@ void Reinforcement::read_state(checkpoint::CheckpointReader& reader, const json&
   next_prompt_ = values.at("next_prompt").get<int64_t>();
   updates_made_ = values.at("updates_made").get<int64_t>();
   if (has_reference()) reference_->read(learner_.weights(), reader);
-  if (updates_made_ == 0) return;
-  std::vector<Rollout> all;
-  const auto& parts = values.at("parts");
-  for (size_t p = 0; p < parts.size(); ++p) {
-    std::vector<uint8_t> bytes(parts[p].get<size_t>());
-    at::Tensor words = to_words(bytes);
-    reader.read(kPendingKind, part_name(static_cast<int64_t>(p)), 0, words);
-    std::memcpy(bytes.data(), words.const_data_ptr(), bytes.size());
-    for (auto& rollout : unpack_rollouts(bytes)) all.push_back(std::move(rollout));
-  }
-  phase_.tokens = values.at("tokens").get<std::vector<int64_t>>();
-  const auto& s = values.at("statistics");
-  phase_.statistics = {.rollouts = s[0], .tokens = s[1], .usable = s[2], .truncated = s[3], .zero_advantage = s[4], .prompts_drawn = 0, .resamples = 0,
-                       .reward = s[5], .reward_deviation = s[6], .length = s[7], .parts = s[8].get<std::vector<double>>(), .digest = s[9], .rollout_seconds = 0,
-                       .reward_seconds = 0};
-  // Dealt by place, whatever the layout was.
-  std::sort(all.begin(), all.end(), [](const Rollout& a, const Rollout& b) { return a.place < b.place; });
-  const auto dp = static_cast<size_t>(learner_.mesh().size("dp")), rank = static_cast<size_t>(learner_.mesh().coordinate("dp"));
-  phase_.rollouts.assign(all.begin() + static_cast<std::ptrdiff_t>(all.size() * rank / dp), all.begin() + static_cast<std::ptrdiff_t>(all.size() * (rank + 1) / dp));
+  if (updates_made_ > 0) phase_ = read_phase(kPhase, reader, values, live_policy());
+  if (values.contains(kNextPhase)) next_phase_ = read_phase(kNextPhase, reader, values, live_policy());
 }
 
 }  // namespace tessera::rl

@@ -14,6 +14,7 @@ data::Row open_row(const Rollout& rollout) {
   row.tokens = rollout.prompt_tokens;
   row.loss_mask.assign(row.tokens.size(), 0);
   row.segments = {{0, static_cast<int64_t>(row.tokens.size()), 0, -1}};
+  if (rollout.prompt_experts) row.experts = *rollout.prompt_experts;
   return row;
 }
 
@@ -22,6 +23,7 @@ void add_completion(const Rollout& rollout, data::Row& row, PolicyBatch& policy)
   row.segments.push_back({start, length, static_cast<int64_t>(rollout.prompt_tokens.size()), 0});
   row.tokens.insert(row.tokens.end(), rollout.tokens.begin(), rollout.tokens.end());
   row.loss_mask.resize(row.tokens.size(), 1);
+  append_choices(row.experts, rollout.experts);
   policy.lengths.push_back(length);
   policy.advantages.push_back(static_cast<float>(rollout.advantage));
   append(policy.rollout, rollout.log_probs);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -22,6 +23,9 @@ struct Rollout {
   bool usable = true;                 // has a reward
   bool trains = true;                 // its gradient may be other than zero
   int64_t place = 0;                  // among all rollouts of the phase
+  // With routing replay, of one that trains: what the routers of this rank's layers chose.
+  ExpertChoices experts = {};                                     // for the tokens; the last one's are -1
+  std::shared_ptr<const ExpertChoices> prompt_experts = nullptr;  // shared by the group
 };
 
 /// This rank's rollouts of one optimizer step.
@@ -38,7 +42,7 @@ struct BatchPlan {
 /// Rollouts that train, in their order, `per_microbatch` to a micro-batch; those of one prompt in a micro-batch share its tokens.
 [[nodiscard]] RolloutBatch make_rollout_batch(const std::vector<Rollout>& rollouts, const BatchPlan& plan, int64_t step);
 
-/// For checkpoints.
+/// For checkpoints; without experts.
 [[nodiscard]] std::vector<uint8_t> pack_rollouts(const std::vector<Rollout>& rollouts);
 [[nodiscard]] std::vector<Rollout> unpack_rollouts(const std::vector<uint8_t>& bytes);
 

@@ -3,19 +3,17 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/text.h"
+#include "rl/choices.h"
 
 namespace tessera::rl {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 constexpr uint64_t kSampleSite = 0x524F4C4C;  // "ROLL"
 
@@ -25,9 +23,15 @@ double digest(const std::vector<int32_t>& tokens, size_t place) {
   return static_cast<double>((hash64(bytes) ^ (place * 0x9E3779B97F4A7C15u)) >> 24);
 }
 
+/// This rank's part of `count` rollouts.
+std::pair<size_t, size_t> share(const parallel::Mesh& mesh, size_t count) {
+  const auto rank = static_cast<size_t>(mesh.coordinate("dp")), size = static_cast<size_t>(mesh.size("dp"));
+  return {count * rank / size, count * (rank + 1) / size};
+}
+
 }  // namespace
 
-inference::ModelLayout layout_of(trainer::Stages& stages, const parallel::Mesh& mesh) {
+Policy policy_of(const trainer::Stages& stages, const parallel::Mesh& mesh) {
   inference::ModelLayout layout;
   const auto& route = stages.route();
   for (size_t number = 0; number < route.size(); ++number) {
@@ -38,19 +42,15 @@ inference::ModelLayout layout_of(trainer::Stages& stages, const parallel::Mesh& 
   }
   layout.pipeline = &mesh.axis("pp");
   layout.experts = &mesh.axis("ep");
-  return layout;
+  Policy policy{std::move(layout), &mesh};
+  for (const auto& router : stages.routers()) policy.trained_layers.push_back(router.layer);
+  if (stages.bidirectional()) policy.exchanged_layers = stages.moe_layers();
+  return policy;
 }
 
-RolloutMaker::RolloutMaker(const RlConfig& config, const parallel::Mesh& mesh, inference::ModelLayout layout, const data::Tokenizer& tokenizer,
-                           std::vector<int32_t> stop_ids, uint64_t seed)
-    : config_(config), mesh_(mesh), tokenizer_(tokenizer), stop_ids_(std::move(stop_ids)), seed_(seed),
-      engine_(std::move(layout), {.max_batch = config.generation_batch, .draft = false, .tokenizer = &tokenizer}),
-      rewards_(std::make_unique<RewardSet>(config.rewards)), names_(rewards_->names()) {}
-
-std::pair<size_t, size_t> RolloutMaker::share(size_t count) const {
-  const auto rank = static_cast<size_t>(mesh_.coordinate("dp")), size = static_cast<size_t>(mesh_.size("dp"));
-  return {count * rank / size, count * (rank + 1) / size};
-}
+RolloutMaker::RolloutMaker(const RlConfig& config, const data::Tokenizer& tokenizer, std::vector<int32_t> stop_ids, uint64_t seed)
+    : config_(config), tokenizer_(tokenizer), stop_ids_(std::move(stop_ids)), seed_(seed), rewards_(std::make_unique<RewardSet>(config.rewards)),
+      names_(rewards_->names()) {}
 
 inference::SamplingConfig RolloutMaker::sampling() const {
   return {.temperature = config_.temperature, .top_p = config_.top_p, .max_new_tokens = config_.max_new_tokens, .seed = seed_ ^ kSampleSite,
@@ -63,9 +63,9 @@ std::string RolloutMaker::text_of(const Rollout& rollout) const {
   return tokenizer_.decode(tokens);
 }
 
-std::vector<Rollout> RolloutMaker::complete(const std::vector<Wanted>& wanted, const inference::SamplingConfig& sampling,
-                                            const std::function<void(int64_t)>& done) {
-  const auto [begin, end] = share(wanted.size());
+std::vector<Rollout> RolloutMaker::complete(const Policy& policy, const std::vector<Wanted>& wanted, const inference::SamplingConfig& sampling,
+                                            const std::function<void(int64_t)>& done) const {
+  const auto [begin, end] = share(*policy.mesh, wanted.size());
   std::vector<inference::Request> requests;
   for (size_t i = begin; i < end; ++i) {
     if (requests.empty() || wanted[i].prompt != wanted[i - 1].prompt || wanted[i].number != wanted[i - 1].number)
@@ -73,25 +73,29 @@ std::vector<Rollout> RolloutMaker::complete(const std::vector<Wanted>& wanted, c
     // What is drawn depends on the seed, the prompt's number and the place in the group.
     requests.back().samples.push_back(static_cast<uint64_t>(wanted[i].number) << 20 | static_cast<uint64_t>(wanted[i].index));
   }
-  auto completions = engine_.generate(requests, sampling, done);
+  inference::Engine engine(policy.layout, {.max_batch = config_.generation_batch, .draft = false, .tokenizer = &tokenizer_,
+                                           .record_experts = config_.routing_replay});
+  auto completions = engine.generate(requests, sampling, done);
   std::vector<Rollout> rollouts;
   for (size_t i = begin; i < end; ++i) {
     auto& completion = completions[i - begin];
     Rollout r{wanted[i].number, wanted[i].index, wanted[i].prompt->tokens, std::move(completion.tokens), std::move(completion.log_probs),
               completion.finish_reason == "stop"};
     if (completion.stop_id >= 0) r.tokens.push_back(completion.stop_id);
+    r.experts = std::move(completion.experts);
+    r.prompt_experts = std::move(completion.prompt_experts);
     rollouts.push_back(std::move(r));
   }
   return rollouts;
 }
 
 /// On the ranks of the first stage; the others hear of it.
-RolloutMaker::Scored RolloutMaker::score(const std::vector<Wanted>& wanted, const std::vector<Rollout>& mine) {
+RolloutMaker::Scored RolloutMaker::score(const parallel::Mesh& mesh, const std::vector<Wanted>& wanted, const std::vector<Rollout>& mine) {
   constexpr int64_t kFixed = 5;  // total, usable, stopped, length, digest; then the parts
   const auto kinds = static_cast<int64_t>(names_.size()), columns = kFixed + kinds;
   at::Tensor table = at::zeros({static_cast<int64_t>(wanted.size()), columns}, at::kDouble);
-  if (mesh_.coordinate("pp") == 0) {
-    const size_t begin = share(wanted.size()).first;
+  if (mesh.coordinate("pp") == 0) {
+    const size_t begin = share(mesh, wanted.size()).first;
     std::vector<std::string> texts;
     std::vector<RewardInput> inputs;
     for (const Rollout& r : mine) texts.push_back(text_of(r));
@@ -110,7 +114,7 @@ RolloutMaker::Scored RolloutMaker::score(const std::vector<Wanted>& wanted, cons
       for (int64_t k = 0; k < kinds; ++k) row[kFixed + k] = totals[i].parts[static_cast<size_t>(k)];
     }
   }
-  mesh_.world().all_reduce(table, parallel::ReduceOp::kSum, "rewards")->wait();
+  mesh.world().all_reduce(table, parallel::ReduceOp::kSum, "rewards")->wait();
   Scored scored;
   scored.parts.resize(names_.size());
   for (size_t i = 0; i < wanted.size(); ++i) {
@@ -149,8 +153,7 @@ void RolloutMaker::count(const Scored& scored, const std::vector<double>& advant
   s.reward_deviation = std::sqrt(squares / usable);
 }
 
-std::string RolloutMaker::describe(const std::vector<Wanted>& wanted, const std::vector<Rollout>& mine, const Scored& scored) const {
-  const size_t begin = share(wanted.size()).first;
+std::string RolloutMaker::describe(const std::vector<Wanted>& wanted, size_t begin, const std::vector<Rollout>& mine, const Scored& scored) const {
   std::string text;
   for (size_t i = 0; i < mine.size() && mine[i].prompt == mine.front().prompt; ++i) {
     if (i == 0) text += "## Prompt\n\n" + wanted[begin].prompt->text + "\n";
@@ -160,7 +163,8 @@ std::string RolloutMaker::describe(const std::vector<Wanted>& wanted, const std:
   return text;
 }
 
-Phase RolloutMaker::make(const Prompts& prompts, int64_t first_prompt, int64_t num_prompts, bool with_samples, const std::function<void(int64_t)>& done) {
+Phase RolloutMaker::make(const Policy& policy, const Prompts& prompts, int64_t first_prompt, int64_t num_prompts, bool with_samples,
+                         const std::function<void(int64_t)>& done) {
   Phase phase;
   phase.next_prompt = first_prompt;
   const auto group = config_.rollouts_per_prompt;
@@ -174,14 +178,14 @@ Phase RolloutMaker::make(const Prompts& prompts, int64_t first_prompt, int64_t n
       ++phase.next_prompt;
     }
     auto start = Clock::now();
-    auto mine = complete(wanted, sampling(), done);
+    auto mine = complete(policy, wanted, sampling(), done);
     phase.statistics.rollout_seconds += seconds_since(start);
     start = Clock::now();
-    const Scored scored = score(wanted, mine);
+    const Scored scored = score(*policy.mesh, wanted, mine);
     phase.statistics.reward_seconds += seconds_since(start);
     const auto values = advantages(scored.rewards, scored.usable, group, advantage_config);
-    if (phase.samples.empty() && with_samples) phase.samples = describe(wanted, mine, scored);
-    const size_t begin = share(wanted.size()).first;
+    const size_t begin = share(*policy.mesh, wanted.size()).first;
+    if (phase.samples.empty() && with_samples) phase.samples = describe(wanted, begin, mine, scored);
     const bool whole_gradient = config_.kl_coefficient > 0 || !config_.skip_zero_advantage;
     std::vector<int64_t> tokens(wanted.size());
     for (size_t i = 0; i < wanted.size(); ++i)
@@ -191,6 +195,9 @@ Phase RolloutMaker::make(const Prompts& prompts, int64_t first_prompt, int64_t n
       mine[i].usable = scored.usable[begin + i];
       mine[i].advantage = values[begin + i];
       mine[i].trains = tokens[begin + i] > 0 && (whole_gradient || values[begin + i] != 0);
+      if (mine[i].trains) continue;
+      mine[i].experts.clear();
+      mine[i].prompt_experts.reset();
     }
     if (phase.statistics.rollouts == 0) count(scored, values, phase.statistics);
     phase.statistics.prompts_drawn += missing;
@@ -206,18 +213,21 @@ Phase RolloutMaker::make(const Prompts& prompts, int64_t first_prompt, int64_t n
       }
       phase.tokens.insert(phase.tokens.end(), tokens.begin() + static_cast<std::ptrdiff_t>(g), tokens.begin() + end);
     }
-    if (static_cast<int64_t>(phase.tokens.size()) >= num_prompts * group) return phase;
+    if (static_cast<int64_t>(phase.tokens.size()) >= num_prompts * group) {
+      if (config_.routing_replay && !policy.exchanged_layers.empty()) exchange_choices(policy, phase.rollouts);
+      return phase;
+    }
     ++phase.statistics.resamples;
   }
 }
 
-std::vector<double> RolloutMaker::evaluate(const Prompts& prompts, const std::function<void(int64_t)>& done) {
+std::vector<double> RolloutMaker::evaluate(const Policy& policy, const Prompts& prompts, const std::function<void(int64_t)>& done) {
   std::vector<Wanted> wanted;
   for (int64_t i = 0; i < prompts.size(); ++i) wanted.push_back({&prompts.at(i), i, 0});
   auto greedy = sampling();
   greedy.temperature = 0;
   greedy.log_probs = false;
-  const Scored scored = score(wanted, complete(wanted, greedy, done));
+  const Scored scored = score(*policy.mesh, wanted, complete(policy, wanted, greedy, done));
   std::vector<double> means = {0};
   for (double reward : scored.rewards) means[0] += reward / static_cast<double>(wanted.size());
   for (const auto& part : scored.parts) {

@@ -29,23 +29,32 @@ struct Phase {
   std::vector<Rollout> rollouts;  // of this rank
   std::vector<int64_t> tokens;    // of all rollouts by place: those that count in denominators, 0 for one that teaches nothing whatever its advantage
   int64_t next_prompt = 0;        // of the order of prompts
+  bool stale = false;             // made with the weights that the training on the phase before began with
   PhaseStatistics statistics;
   std::string samples;            // readable, of this rank's first group; empty unless asked for
 };
 
-/// Where the parts of the model are that generation goes through.
-[[nodiscard]] inference::ModelLayout layout_of(trainer::Stages& stages, const parallel::Mesh& mesh);
+/// A model that makes rollouts, and the ranks that it lies on.
+struct Policy {
+  inference::ModelLayout layout;
+  const parallel::Mesh* mesh = nullptr;
+  std::vector<int64_t> trained_layers = {};  // with experts, on this rank
+  /// All layers with experts, where ranks train others than they generate with; else empty.
+  std::vector<int64_t> exchanged_layers = {};
+};
+[[nodiscard]] Policy policy_of(const trainer::Stages& stages, const parallel::Mesh& mesh);
 
 class RolloutMaker final {
  public:
-  /// All that is referred to must outlive it.
-  RolloutMaker(const RlConfig& config, const parallel::Mesh& mesh, inference::ModelLayout layout, const data::Tokenizer& tokenizer,
-               std::vector<int32_t> stop_ids, uint64_t seed);
+  /// All that is referred to must outlive it. One thread at a time may use it.
+  RolloutMaker(const RlConfig& config, const data::Tokenizer& tokenizer, std::vector<int32_t> stop_ids, uint64_t seed);
 
-  /// Rollouts of `num_prompts` prompts from number `first_prompt` on. `done` hears of this rank's progress. Collective.
-  Phase make(const Prompts& prompts, int64_t first_prompt, int64_t num_prompts, bool with_samples, const std::function<void(int64_t)>& done = {});
+  /// Rollouts of `num_prompts` prompts from number `first_prompt` on. `done` hears of this rank's progress. Collective over the
+  /// policy's mesh.
+  Phase make(const Policy& policy, const Prompts& prompts, int64_t first_prompt, int64_t num_prompts, bool with_samples,
+             const std::function<void(int64_t)>& done = {});
   /// Rewards of greedy completions of all prompts in order: means over them, of the total and then of each kind. Collective.
-  std::vector<double> evaluate(const Prompts& prompts, const std::function<void(int64_t)>& done = {});
+  std::vector<double> evaluate(const Policy& policy, const Prompts& prompts, const std::function<void(int64_t)>& done = {});
   /// Without what ended it.
   [[nodiscard]] std::string text_of(const Rollout& rollout) const;
   [[nodiscard]] const std::vector<std::string>& reward_names() const { return names_; }
@@ -66,19 +75,17 @@ class RolloutMaker final {
   };
 
   /// Completes this rank's share of `wanted`.
-  std::vector<Rollout> complete(const std::vector<Wanted>& wanted, const inference::SamplingConfig& sampling, const std::function<void(int64_t)>& done);
-  Scored score(const std::vector<Wanted>& wanted, const std::vector<Rollout>& mine);
-  [[nodiscard]] std::pair<size_t, size_t> share(size_t count) const;
+  std::vector<Rollout> complete(const Policy& policy, const std::vector<Wanted>& wanted, const inference::SamplingConfig& sampling,
+                                const std::function<void(int64_t)>& done) const;
+  Scored score(const parallel::Mesh& mesh, const std::vector<Wanted>& wanted, const std::vector<Rollout>& mine);
   [[nodiscard]] inference::SamplingConfig sampling() const;
   void count(const Scored& scored, const std::vector<double>& advantages, PhaseStatistics& statistics) const;
-  [[nodiscard]] std::string describe(const std::vector<Wanted>& wanted, const std::vector<Rollout>& mine, const Scored& scored) const;
+  [[nodiscard]] std::string describe(const std::vector<Wanted>& wanted, size_t begin, const std::vector<Rollout>& mine, const Scored& scored) const;
 
   const RlConfig& config_;
-  const parallel::Mesh& mesh_;
   const data::Tokenizer& tokenizer_;
   std::vector<int32_t> stop_ids_;
   uint64_t seed_;
-  inference::Engine engine_;
   std::unique_ptr<RewardSet> rewards_;
   std::vector<std::string> names_;
 };

@@ -4,7 +4,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cmath>
 #include <ctime>
 #include <fstream>
@@ -14,6 +13,7 @@
 
 #include "checkpoint/manifest.h"
 #include "checkpoint/writer.h"
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -28,9 +28,6 @@ namespace tessera::trainer {
 namespace {
 
 using nlohmann::json;
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 int64_t peak_memory_bytes() {
   rusage usage{};
@@ -184,7 +181,6 @@ StepResult Learner::step(const data::StepBatch& batch, Objective* objective) {
   update(batch, result);
   result.seconds = seconds_since(start);
   result.traffic = traffic_since(traffic_before, world_.traffic());
-  result.traffic.erase(checkpoint::BackgroundWriter::kAxis);
   if (communication_log_) communication_log_->write({batch.step + 1, result.traffic, std::exchange(passages_, {})});
   return result;
 }

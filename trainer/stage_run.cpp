@@ -71,10 +71,13 @@ bool StepRun::passed_over(int32_t microbatch) const {
 at::Tensor StageRun::run_forward(Stage& stage, int32_t microbatch, at::Tensor input) {
   model::CausalLM& model = *stage.model;
   const data::MicroBatch& micro = at(microbatch);
-  const ModelBatch tensors = to_model_batch(micro, terms().target_weight);
+  ModelBatch tensors = to_model_batch(micro, terms().target_weight);
   Kept kept;
+  kept.experts = std::move(tensors.experts);
+  moe::RoutingTerms routing = terms().routing;
+  routing.imposed = kept.experts.get();
   if (!model.shard().first) kept.input = input.detach().requires_grad_(training());
-  kept.output = model.hidden_states(model.shard().first ? tensors.tokens : kept.input, tensors.positions, micro.segments, terms().routing,
+  kept.output = model.hidden_states(model.shard().first ? tensors.tokens : kept.input, tensors.positions, micro.segments, routing,
                                      micro.row_starts);
   at::Tensor handed_on;
   if (model.shard().last) {

@@ -65,6 +65,7 @@ class StageRun final : public StepRun {
   struct Kept {
     at::Tensor input, output;  // of the last stage the loss
     std::vector<model::MtpRows> mtp;
+    std::unique_ptr<const moe::LayerChoices> experts;  // imposed
     std::deque<std::function<void()>> weights;
   };
 

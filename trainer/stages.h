@@ -69,6 +69,8 @@ class Stages final {
   double evaluate(const std::vector<data::MicroBatch>& micro_batches, Objective* objective = nullptr);
   /// Which ranks of the pipeline hold the stages that a forward pass goes through, in order.
   [[nodiscard]] const std::vector<int32_t>& route() const { return placement_.routes.front(); }
+  /// Whether half of the micro-batches of training take another route, so that ranks train stages which are not theirs on route().
+  [[nodiscard]] bool bidirectional() const { return placement_.routes.size() > 1; }
 
  private:
   const parallel::PipelineSchedule& carry_out(const data::StepBatch& batch, StepRun& run);

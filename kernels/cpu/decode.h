@@ -17,6 +17,8 @@ struct DotProducts {
   bool accumulate;
 };
 
+constexpr int64_t kPrefetchRows = 4;
+
 /// MR rows of x from m0 times NR rows of w from n0. Prefetch: w comes from memory, so the next rows are asked for.
 template <int MR, int NR, bool Prefetch>
 inline void dot_block(const DotProducts& p, int64_t m0, int64_t n0) {
@@ -29,11 +31,12 @@ inline void dot_block(const DotProducts& p, int64_t m0, int64_t n0) {
 #pragma GCC unroll 8
     for (int n = 0; n < NR; ++n) {
       wv[n] = load(w + n * p.ldw + i);
-      if constexpr (Prefetch) __builtin_prefetch(w + (NR + n) * p.ldw + i);
+      if constexpr (Prefetch) __builtin_prefetch(w + (kPrefetchRows + n) * p.ldw + i);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < MR; ++m) {
-      const Vec xv = load(x + m * p.ldx + i);
+      Vec xv = load(x + m * p.ldx + i);
+      keep_in_register(xv);  // otherwise it is loaded again for each n, and loads are the limit
 #pragma GCC unroll 8
       for (int n = 0; n < NR; ++n) acc[m * NR + n] += xv * wv[n];
     }
@@ -59,7 +62,8 @@ inline void dot_block(const DotProducts& p, int64_t m0, int64_t n0) {
 }
 
 #if TESSERA_VECTOR_BYTES == 64
-constexpr int kDotRows = 4, kDotColumns = 4;  // 4 x 4 accumulators, then a row of w and a vector of x, of 32 registers
+// 4 x 4 or 8 x 2 accumulators, then vectors of w and of x, of 32 registers: eight rows ask as much of memory as they compute.
+constexpr int kDotRows = 8, kDotColumns = 4;
 #else
 constexpr int kDotRows = 4, kDotColumns = 2;
 #endif
@@ -67,19 +71,17 @@ constexpr int kDotRows = 4, kDotColumns = 2;
 /// MR rows of x with rows [n_begin, n_end) of w; the first rows of x bring w into the cache.
 template <int MR, bool Prefetch>
 inline void dot_group(const DotProducts& p, int64_t m, int64_t n_begin, int64_t n_end) {
+  constexpr int kColumns = MR > 4 ? 2 : kDotColumns;
   int64_t n = n_begin;
-  for (; n + kDotColumns <= n_end; n += kDotColumns) dot_block<MR, kDotColumns, Prefetch>(p, m, n);
+  for (; n + kColumns <= n_end; n += kColumns) dot_block<MR, kColumns, Prefetch>(p, m, n);
   for (; n < n_end; ++n) dot_block<MR, 1, Prefetch>(p, m, n);
 }
 
-template <bool Prefetch>
+template <bool Prefetch, int MR = kDotRows>
 inline void dot_rows(const DotProducts& p, int64_t m, int64_t rows, int64_t n_begin, int64_t n_end) {
-  switch (std::min<int64_t>(rows - m, kDotRows)) {
-    case 4: return dot_group<4, Prefetch>(p, m, n_begin, n_end);
-    case 3: return dot_group<3, Prefetch>(p, m, n_begin, n_end);
-    case 2: return dot_group<2, Prefetch>(p, m, n_begin, n_end);
-    case 1: return dot_group<1, Prefetch>(p, m, n_begin, n_end);
-    default: return;
+  if constexpr (MR > 0) {
+    if (rows - m >= MR) return dot_group<MR, Prefetch>(p, m, n_begin, n_end);
+    return dot_rows<Prefetch, MR - 1>(p, m, rows, n_begin, n_end);
   }
 }
 
@@ -104,14 +106,23 @@ inline void few_rows_product(const float* x, int64_t rows, int64_t k, const floa
   dot_products({x, k, w, k, k, y, ldy, false}, rows, n_begin, n_end);
 }
 
+/// Asks for the keys and values of one head in a run of the cache: rows lie apart, so that nobody else will.
+inline void prefetch_run(const CachedRun& run, int64_t stride, int64_t begin, int64_t count) {
+  for (int64_t r = 0; r < run.count; ++r)
+    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(run.rows + r * stride + begin + i, 0, 2);
+}
+
 inline void attention_decode(const float* q, int64_t group, int64_t qk_dim, const CachedRun* runs, int64_t num_runs, int64_t stride,
                              int64_t key_begin, int64_t value_begin, int64_t v_dim, float scale, float* out, float* scratch) {
   int64_t num_keys = 0;
   for (int64_t r = 0; r < num_runs; ++r) num_keys += runs[r].count;
   const int64_t ld = padded(num_keys);
   int64_t begin = 0;
-  for (int64_t r = 0; r < num_runs; begin += runs[r++].count)
+  for (int64_t r = 0; r < num_runs; begin += runs[r++].count) {
+    if (r + 1 < num_runs) prefetch_run(runs[r + 1], stride, key_begin, qk_dim);
+    prefetch_run(runs[r], stride, value_begin, v_dim);
     dot_products({q, qk_dim, runs[r].rows + key_begin, stride, qk_dim, scratch + begin, ld, false}, group, 0, runs[r].count);
+  }
   for (int64_t g = 0; g < group; ++g) {
     float* scores = scratch + g * ld;
     for (int64_t j = num_keys; j < ld; ++j) scores[j] = -INFINITY;

@@ -18,6 +18,16 @@ typedef float UnalignedVec __attribute__((vector_size(TESSERA_VECTOR_BYTES), ali
 
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+/// Keeps the compiler from folding a load into every use of its result.
+inline void keep_in_register(Vec& v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__) && TESSERA_VECTOR_BYTES == 16
+  asm("" : "+w"(v));
+#else
+  (void)v;
+#endif
+}
 inline Vec broadcast(float x) { return x - Vec{}; }
 inline Vec load_partial(const float* p, int64_t count) {
   Vec v{};

@@ -390,6 +390,12 @@ case("eval: messages that are none", "in.jsonl:1", "message 1", "role")(
     lambda s: ["eval", "--model", s.shared_model, "--input", write_jsonl(s.root / "in.jsonl", [{"messages": [3], "answer": "a"}])])
 case("eval: a role that is no text", "in.jsonl:1", "role")(
     lambda s: ["eval", "--model", s.shared_model, "--input", write_jsonl(s.root / "in.jsonl", [{"messages": [{"role": 3, "content": "a"}], "answer": "a"}])])
+case("eval: several greedy samples", "--samples", "--temperature")(
+    lambda s: ["eval", "--model", s.shared_model, "--input", write_jsonl(s.root / "in.jsonl", [{"prompt": "a", "answer": "a"}]), "--samples", "4"])
+case("eval: an unknown reward", "nummeric")(
+    lambda s: ["eval", "--model", s.shared_model, "--input", write_jsonl(s.root / "in.jsonl", [{"prompt": "a", "answer": "a"}]), "--reward", "nummeric"])
+case("eval: a recipe without rewards", "rl", "--recipe")(
+    lambda s: ["eval", "--model", s.shared_model, "--input", write_jsonl(s.root / "in.jsonl", [{"prompt": "a", "answer": "a"}]), "--recipe", s.recipe()])
 case("export: no checkpoint", "neither a checkpoint")(
     lambda s: ((s.root / "checkpoints").mkdir(), ["export", s.root, "--output", s.root / "out"])[1])
 case("export: unknown dtype", "--dtype", "int8")(lambda s: ["export", s.shared_model, "--output", s.root / "out", "--dtype", "int8"])

@@ -1,5 +1,5 @@
 """Reinforcement learning end to end: any layout makes the same rollouts and the same losses; a run that is killed goes on to the
-bit; every objective runs; rewards that fail are contained.
+bit, with rollouts made beside training and with replayed experts too; every objective runs; rewards that fail are contained.
 
   grpo.py [--only WORD]
 """
@@ -49,22 +49,43 @@ class Bench:
         return read_jsonl(output / "metrics.jsonl")
 
 
+def difference(rows, base):
+    """The largest of losses, and relative of entropies and gradient norms, of two runs with the same rollouts."""
+    assert [r["rollouts_digest"] for r in rows] == [r["rollouts_digest"] for r in base], "other rollouts"
+    # The loss itself is near zero on fresh rollouts: entropy and gradient say more.
+    return max(max(abs(a["loss"] - b["loss"]), abs(a["entropy"] - b["entropy"]) / b["entropy"],
+                   0.1 * abs(a["grad_norm"] - b["grad_norm"]) / b["grad_norm"]) for a, b in zip(rows, base))
+
+
 def same_in_every_layout(root):
     for name, config in (("deepseek", DEEPSEEK), ("qwen", QWEN)):
         bench = Bench(root, name, config)
         base = bench.train("np1")
         assert len({row["rollouts_digest"] for row in base}) == STEPS, base
         assert all(row["kl_rollout_train"] < 1e-8 and row["largest_ratio_error"] < 1e-4 for row in base), base
+        # Weights that stand still (a learning rate of 0 is refused): ratios are those of the trainer's passes and generation's.
+        still = bench.train("still", optimizer={"lr": 1e-30}, rl={"updates_per_rollout": 2})
+        ratio, divergence = max(r["largest_ratio_error"] for r in still), max(r["kl_rollout_train"] for r in still)
+        assert ratio <= 1e-5 and divergence <= 1e-8 and all(r["clipped_share"] == 0 for r in still), still
+        print(f"{name} standing still: ratios within {ratio:.1e} of 1, KL between rollouts and trainer {divergence:.1e}", flush=True)
         for ranks, pp, ep, schedule in LAYOUTS:
             if ep > 1 and name == "qwen":
                 continue
             rows = bench.train(f"np{ranks}-pp{pp}-ep{ep}-{schedule}", ranks, pp=pp, ep=ep, schedule=schedule)
-            assert [r["rollouts_digest"] for r in rows] == [r["rollouts_digest"] for r in base], f"np {ranks} pp {pp} ep {ep}: other rollouts"
-            # The loss itself is near zero on fresh rollouts: entropy and gradient say more.
-            difference = max(max(abs(a["loss"] - b["loss"]), abs(a["entropy"] - b["entropy"]) / b["entropy"],
-                                 0.1 * abs(a["grad_norm"] - b["grad_norm"]) / b["grad_norm"]) for a, b in zip(rows, base))
-            assert difference < LOSS_BOUND, f"np {ranks} pp {pp} ep {ep}: {difference:.2e}"
-            print(f"{name} np {ranks} pp {pp} ep {ep} {schedule}: the same rollouts, losses {difference:.2e}", flush=True)
+            worst = difference(rows, base)
+            assert worst < LOSS_BOUND, f"np {ranks} pp {pp} ep {ep}: {worst:.2e}"
+            print(f"{name} np {ranks} pp {pp} ep {ep} {schedule}: the same rollouts, losses {worst:.2e}", flush=True)
+
+
+def kill_after(moment, recipe, output, ranks):
+    """Runs until the checkpoint of step `moment` is there, and kills all ranks at once."""
+    process = subprocess.Popen(command("train", recipe, ranks=ranks), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_until(lambda: len(list((output / "checkpoints").glob(f"step-*{moment}"))) > 0 or process.poll() is not None, 60, "no checkpoint")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+SAME_TO_THE_BIT = ("loss", "grad_norm", "reward", "rollouts_digest", "entropy", "clipped_share", "largest_ratio_error")
 
 
 def killed_runs_go_on(root):
@@ -77,13 +98,10 @@ def killed_runs_go_on(root):
     assert any(r["kl_reference"] > 1e-7 for r in whole)
     for moment in (1, 4, 7):
         recipe, output = bench.recipe(f"killed-{moment}", ep=2, **settings)
-        process = subprocess.Popen(command("train", recipe, ranks=2), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        wait_until(lambda: len(list((output / "checkpoints").glob(f"step-*{moment}"))) > 0 or process.poll() is not None, 60, "no checkpoint")
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_after(moment, recipe, output, 2)
         run("train", recipe, ranks=2)
         rows = read_jsonl(output / "metrics.jsonl")
-        for key in ("loss", "grad_norm", "reward", "rollouts_digest", "kl_reference", "entropy"):
+        for key in (*SAME_TO_THE_BIT, "kl_reference"):
             assert [r[key] for r in rows] == [r[key] for r in whole], f"killed after step {moment}: another {key}"
     recipe, output = bench.recipe("elsewhere", steps=9, rollouts=8, rl=rl, checkpoint={"every": 3, "keep": 3})
     run("train", recipe, "train.steps=3")
@@ -93,6 +111,78 @@ def killed_runs_go_on(root):
     worst = max(abs(a["entropy"] - b["entropy"]) / b["entropy"] for a, b in zip(rows, whole))
     assert worst < LOSS_BOUND, worst
     print(f"killed at 3 moments: the same to the bit; resumed in another layout: {worst:.1e}", flush=True)
+
+
+def rollouts_beside_training(root):
+    """Staleness 1: which weights draw which phase; layouts agree; a run that is killed goes on to the bit."""
+    bench = Bench(root, "deepseek", DEEPSEEK)
+    frozen = {"lr": 1e-30, "weight_decay": 0.0}
+    fresh = bench.train("fresh", 1, steps=1)
+    still = bench.train("still", 1, optimizer=frozen)
+    stale = bench.train("stale", 1, rl={"staleness": 1})
+    digests = [[r["rollouts_digest"] for r in rows] for rows in (still, stale)]
+    assert [r["rollouts_digest"] for r in bench.train("stale-still", 2, pp=2, rl={"staleness": 1}, optimizer=frozen)] == digests[0]
+    assert all(stale[0][key] == fresh[0][key] for key in SAME_TO_THE_BIT), "the first phase is on-policy"
+    # The first weights draw the second phase as well; from the third on they have moved.
+    assert digests[1][:2] == digests[0][:2] and all(a != b for a, b in zip(digests[1][2:], digests[0][2:])), digests
+    assert stale[0]["kl_rollout_train"] < 1e-8 and all(r["kl_rollout_train"] > 1e-6 for r in stale[1:]), [r["kl_rollout_train"] for r in stale]
+    assert all("rollout_wait_seconds" in r for r in stale) and "rollout_wait_seconds" not in still[0]
+    for ranks, pp, ep, schedule in [(2, 1, 1, "1f1b"), (2, 1, 2, "1f1b"), (2, 2, 1, "1f1b"), (4, 2, 2, "dualpipe")]:
+        rows = bench.train(f"np{ranks}-pp{pp}-ep{ep}-{schedule}", ranks, pp=pp, ep=ep, schedule=schedule, rl={"staleness": 1})
+        worst = difference(rows, stale)
+        assert worst < LOSS_BOUND, f"np {ranks} pp {pp} ep {ep}: {worst:.2e}"
+        print(f"stale np {ranks} pp {pp} ep {ep} {schedule}: the same rollouts, losses {worst:.2e}", flush=True)
+    rl = {"staleness": 1, "updates_per_rollout": 2, "importance_cap": 2.0}
+    settings = dict(steps=8, rollouts=8, rl=rl, checkpoint={"every": 1, "keep": 1}, evaluate={"every": 3}, data={"validation": [{"path": str(bench.data)}]})
+    whole = bench.train("whole", 2, ep=2, **settings)
+    unsaved = bench.train("unsaved", 2, ep=2, **{**settings, "checkpoint": {"every": 0}, "evaluate": {"every": 0}})
+    assert all(a[key] == b[key] for a, b in zip(unsaved, whole) for key in SAME_TO_THE_BIT), "saving and evaluating change a run"
+    for moment in (1, 4):
+        recipe, output = bench.recipe(f"killed-{moment}", ep=2, **settings)
+        kill_after(moment, recipe, output, 2)
+        run("train", recipe, ranks=2)
+        rows = read_jsonl(output / "metrics.jsonl")
+        for key in SAME_TO_THE_BIT:
+            assert [r[key] for r in rows] == [r[key] for r in whole], f"killed after step {moment}: another {key}"
+        assert rows[5]["validation_reward"] == whole[5]["validation_reward"]
+    recipe, output = bench.recipe("elsewhere", ep=2, **settings)
+    kill_after(3, recipe, output, 2)
+    run("train", recipe, "parallel.pp=2", "parallel.ep=1", "parallel.pipeline_schedule=dualpipe_v", ranks=2)
+    worst = difference(read_jsonl(output / "metrics.jsonl"), whole)
+    assert worst < LOSS_BOUND, worst
+    print(f"stale, killed at 2 moments: the same to the bit; resumed in another layout: {worst:.1e}", flush=True)
+
+
+def routing_replay(root):
+    """Training takes the experts of the rollouts: layouts and recomputation agree, pending choices survive a kill, also into another layout."""
+    bench = Bench(root, "deepseek", DEEPSEEK)
+    rl = {"routing_replay": True, "staleness": 1, "updates_per_rollout": 2, "kl_coefficient": 0.02}
+    settings = dict(steps=8, rollouts=16, optimizer={"lr": 2e-2, "weight_decay": 0.0}, moe={"bias_update_rate": 1e-2}, checkpoint={"every": 1, "keep": 1})
+    whole = bench.train("whole", 2, ep=2, rl=rl, **settings)
+    free = bench.train("free", 2, ep=2, rl={**rl, "routing_replay": False}, **settings)
+    # The first weights would choose the same; later ones would not.
+    counts = [[[layer["counts"] for layer in r["moe_layers"]] for r in rows] for rows in (whole, free)]
+    assert counts[0][0] == counts[1][0] and abs(whole[0]["entropy"] - free[0]["entropy"]) < 1e-6, (whole[0], free[0])
+    assert counts[0][1] != counts[1][1] and whole[1]["rollouts_digest"] == free[1]["rollouts_digest"], "lr too low to tell"
+    for ranks, pp, ep, schedule, recompute in [(1, 1, 1, "1f1b", "full"), (2, 1, 1, "1f1b", "selective"), (2, 2, 1, "dualpipe_v", "none"), (4, 2, 2, "dualpipe", "full")]:
+        rows = bench.train(f"np{ranks}-pp{pp}-ep{ep}-{schedule}", ranks, pp=pp, ep=ep, schedule=schedule, rl=rl, **settings,
+                           train={"recompute": recompute, "steps": 8, "sequences_per_step": 16, "sequences_per_microbatch": 5})
+        worst = difference(rows, whole)
+        assert worst < LOSS_BOUND, f"np {ranks} pp {pp} ep {ep}: {worst:.2e}"
+        print(f"replay np {ranks} pp {pp} ep {ep} {schedule} recompute {recompute}: losses {worst:.2e}", flush=True)
+    for moment, layout in ((1, {}), (4, {}), (3, {"parallel.pp": 2, "parallel.pipeline_schedule": "dualpipe"}), (5, {"parallel.ep": 1})):
+        recipe, output = bench.recipe(f"killed-{moment}", ep=2, rl=rl, **settings)
+        kill_after(moment, recipe, output, 2)
+        run("train", recipe, *(f"{key}={value}" for key, value in layout.items()), ranks=4 if "parallel.pp" in layout else 2)
+        rows = read_jsonl(output / "metrics.jsonl")
+        if layout:
+            assert difference(rows, whole) < LOSS_BOUND, (moment, difference(rows, whole))
+            continue
+        for key in SAME_TO_THE_BIT:
+            assert [r[key] for r in rows] == [r[key] for r in whole], f"killed after step {moment}: another {key}"
+    print("replay, killed at 4 moments: the same to the bit, and in two other layouts", flush=True)
+    result = run("train", Bench(root, "qwen", QWEN).recipe("dense", rl={"routing_replay": True})[0], expect=1)
+    assert "rl.routing_replay takes the experts" in result.stderr, result.stderr
 
 
 def every_objective(root):
@@ -179,7 +269,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    parts = [same_in_every_layout, killed_runs_go_on, every_objective, preferences, what_fails_is_contained]
+    parts = [same_in_every_layout, killed_runs_go_on, rollouts_beside_training, routing_replay, every_objective, preferences, what_fails_is_contained]
     failed = 0
     for part in parts:
         if options.only not in part.__name__:

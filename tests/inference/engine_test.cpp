@@ -269,5 +269,45 @@ TEST(Engine, ScoresAreTheLogProbabilitiesOfAFullForward) {
   }
 }
 
+/// What the routers choose in a pass over whole sequences, [T, K].
+moe::LayerChoices choices_of(model::CausalLM& model, std::vector<int32_t> sequence) {
+  at::NoGradGuard no_grad;
+  std::vector<int32_t> positions(sequence.size());
+  std::iota(positions.begin(), positions.end(), 0);
+  moe::LayerChoices choices;
+  (void)model.hidden_states(int_tensor(sequence), int_tensor(positions), {{0, static_cast<int64_t>(sequence.size()), 0, -1}}, {.record = &choices});
+  return choices;
+}
+
+TEST(Engine, RecordsTheExpertsOfPromptsAndCompletions) {
+  auto config = test::tiny_deepseek_config();
+  config["num_hidden_layers"] = 3;
+  const auto model = test::tiny_model(config);
+  const std::vector<Request> requests = {{{1, 2, 3, 4, 5}, {0, 1, 2}}, {{7, 8}, {3, 4}}, {{9, 10, 11}, {5}}};
+  const SamplingConfig sampling{.temperature = 1.5, .max_new_tokens = 7, .seed = 4, .stop_ids = {3, 12, 20}};
+  for (const auto& c : Engine(*model, {.draft = false}).generate(requests, sampling)) EXPECT_TRUE(c.experts.empty() && !c.prompt_experts);
+  for (const int64_t batch : {1, 4, 16}) {
+    const auto results = Engine(*model, {.max_batch = batch, .draft = false, .record_experts = true}).generate(requests, sampling);
+    size_t i = 0;
+    for (const Request& request : requests) {
+      for (size_t s = 0; s < request.samples.size(); ++s, ++i) {
+        const Completion& c = results[i];
+        EXPECT_EQ(c.prompt_experts, results[i - s].prompt_experts) << "shared by the group";
+        auto sequence = request.prompt;
+        sequence.insert(sequence.end(), c.tokens.begin(), c.tokens.end());
+        if (c.stop_id >= 0) sequence.push_back(c.stop_id);
+        ASSERT_EQ(c.experts.size(), 2u);
+        for (const auto& [layer, whole] : choices_of(*model, sequence)) {
+          std::vector<int16_t> expected(whole.const_data_ptr<int32_t>(), whole.const_data_ptr<int32_t>() + whole.numel());
+          std::vector<int16_t> recorded = c.prompt_experts->at(layer);
+          recorded.insert(recorded.end(), c.experts.at(layer).begin(), c.experts.at(layer).end());
+          std::fill(expected.end() - whole.size(1), expected.end(), int16_t{-1});  // the last token was never fed
+          EXPECT_EQ(recorded, expected) << "layer " << layer << " of completion " << i;
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tessera::inference

@@ -1,5 +1,6 @@
 #include "moe/router.h"
 
+#include "core/error.h"
 #include "moe/selection.h"
 #include "tests/kernels/test_tensors.h"
 
@@ -59,15 +60,27 @@ TEST(Router, BiasMovesSelectionButNotWeights) {
   EXPECT_NEAR(routing.weights.item<float>(), 1.0f / (1.0f + std::exp(1.0f)), 1e-6);
 }
 
-class RouterGradients : public testing::TestWithParam<MoeConfig> {};
+/// [T, K] experts that no router would choose all of: others for each token.
+at::Tensor bad_choices(const MoeConfig& config, int64_t tokens) {
+  const at::Tensor first = at::arange(tokens, at::kInt).view({-1, 1}), more = at::arange(config.experts_per_token, at::kInt).view({1, -1});
+  return at::remainder(first * 5 + more * 3, config.num_experts).contiguous();
+}
 
-// Weights, both losses and all gradients against the formulas in double, the choice held.
+class RouterGradients : public testing::TestWithParam<std::tuple<MoeConfig, bool>> {
+ protected:
+  [[nodiscard]] static const MoeConfig& config_of_case() { return std::get<0>(GetParam()); }
+  [[nodiscard]] static bool imposed() { return std::get<1>(GetParam()); }
+};
+
+// Weights, both losses and all gradients against the formulas in double, the choice held: the router's own or an imposed one.
 TEST_P(RouterGradients, EqualTheFormulasInDouble) {
-  const MoeConfig& config = GetParam();
+  const MoeConfig& config = config_of_case();
   const int64_t tokens = 21, dim = 10, choices = config.experts_per_token;
   Router router = make_router(config, dim);
   const std::vector<Segment> segments = {{0, 9, 0, -1}, {9, 12, 0, -1}};
-  const RoutingTerms terms{.statistics = true, .balance_weight = 0.7, .z_weight = 0.05};
+  RoutingTerms terms{.statistics = true, .balance_weight = 0.7, .z_weight = 0.05};
+  const LayerChoices given = {{0, bad_choices(config, tokens)}};
+  if (imposed()) terms.imposed = &given;
   at::Tensor x = random_tensor({tokens, dim}, 3).requires_grad_(true);
   const at::Tensor direction = random_tensor({tokens, choices}, 4);
   const Routing routing = router.route(x, segments, terms);
@@ -76,6 +89,7 @@ TEST_P(RouterGradients, EqualTheFormulasInDouble) {
   at::Tensor rx = reference_copy(x), rw = reference_copy(router.weight()->value);
   const at::Tensor logits = rx.mm(rw.t());
   const at::Tensor scores = config.scoring == Scoring::kSigmoid ? logits.sigmoid() : logits.softmax(1);
+  EXPECT_EQ(routing.experts.equal(given.at(0)), imposed());
   const at::Tensor index = routing.experts.to(at::kLong);
   at::Tensor weights = scores.gather(1, index);
   if (config.norm_topk_prob) weights = weights / weights.sum(1, true);
@@ -101,7 +115,33 @@ TEST_P(RouterGradients, EqualTheFormulasInDouble) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, RouterGradients,
-                         testing::Values(sigmoid_config(true), sigmoid_config(false), softmax_config(true), softmax_config(false)));
+                         testing::Combine(testing::Values(sigmoid_config(true), sigmoid_config(false), softmax_config(true), softmax_config(false)),
+                                          testing::Bool()));
+
+TEST(Router, ImposedChoicesAreTakenWhereThereAreAny) {
+  const MoeConfig config = sigmoid_config(true);
+  Router router = make_router(config, 6);
+  at::NoGradGuard no_grad;
+  const at::Tensor x = random_tensor({9, 6}, 3);
+  LayerChoices recorded;
+  const at::Tensor own = router.route(x, {}, {.record = &recorded}).experts;
+  EXPECT_TRUE(recorded.at(0).equal(own));
+  LayerChoices given = {{0, bad_choices(config, 9)}};
+  given.at(0).narrow(0, 4, 3).fill_(-1);
+  at::Tensor expected = given.at(0).clone();
+  expected.narrow(0, 4, 3).copy_(own.narrow(0, 4, 3));
+  EXPECT_FALSE(expected.equal(own));
+  const Routing routing = router.route(x, {}, {.statistics = true, .imposed = &given, .record = &recorded});
+  EXPECT_TRUE(routing.experts.equal(expected));
+  EXPECT_TRUE(recorded.at(0).equal(expected));
+  std::vector<int64_t> counts(8);
+  for (int64_t i = 0; i < expected.numel(); ++i) ++counts[static_cast<size_t>(expected.const_data_ptr<int32_t>()[i])];
+  EXPECT_EQ(router.statistics().counts, counts) << "counted is what was used";
+  // Another layer's are not this one's; those for other rows are a mistake of ours.
+  const LayerChoices elsewhere = {{1, given.at(0)}};
+  EXPECT_TRUE(router.route(x, {}, {.imposed = &elsewhere}).experts.equal(own));
+  EXPECT_THROW((void)router.route(x.narrow(0, 0, 4), {}, {.imposed = &given}), InternalError);
+}
 
 TEST(Router, WithoutStatisticsNothingIsCounted) {
   Router router = make_router(softmax_config(true), 5);

@@ -7,9 +7,10 @@
 #include <fstream>
 #include <numeric>
 
+#include "rl/choices.h"
 #include "rl/rollouts.h"
-#include "tests/data/test_support.h"
-#include "tests/support/tiny_model.h"
+#include "tests/rl/rollout_fixture.h"
+#include "trainer/model_batch.h"
 
 namespace tessera::rl {
 namespace {
@@ -98,43 +99,7 @@ TEST(Rollouts, SurviveACheckpoint) {
   }
 }
 
-/// A tiny model with a byte tokenizer, and prompts of which line 1 lacks what the reward reads and line 2 gives all completions the same
-/// reward.
-class RolloutMakerTest : public testing::Test {
- protected:
-  RolloutMakerTest() : mesh_(*world_, {}), tokenizer_((data::test::write_model_folder(folder_), data::Tokenizer::load(folder_.path()))) {
-    auto config = test::tiny_config();
-    config["vocab_size"] = 265;
-    model_ = test::tiny_model(config);
-    folder_.write("prompts.jsonl", R"({"prompt": "abc", "answer": "[a-m]"}
-{"prompt": "no answer here"}
-{"prompt": "x", "answer": "^"}
-{"prompt": "hello 12", "answer": "[a-z]"})");
-    prompts_ = std::make_unique<Prompts>(std::vector<data::SourceConfig>{{(folder_ / "prompts.jsonl")}}, data::PromptReader{tokenizer_, nullptr, 265}, 60, 1);
-    for (int32_t id = 0; id < 265; id += 9) stop_ids_.push_back(id);
-    config_.rollouts_per_prompt = 4;
-    config_.max_new_tokens = 8;
-    config_.temperature = 1.5;
-    config_.rewards = {{.name = "regex"}};
-  }
-
-  Phase make(int64_t first = 0, int64_t count = 4) {
-    maker_ = std::make_unique<RolloutMaker>(config_, mesh_, inference::ModelLayout{{{model_.get(), 0}}, nullptr, nullptr}, tokenizer_, stop_ids_, 5);
-    return maker_->make(*prompts_, first, count, false);
-  }
-  [[nodiscard]] bool stops(int32_t id) const { return std::find(stop_ids_.begin(), stop_ids_.end(), id) != stop_ids_.end(); }
-  [[nodiscard]] std::string prompt_of(const Rollout& r) const { return prompts_->draw(r.prompt).text; }
-
-  data::test::TemporaryFolder folder_;
-  std::unique_ptr<parallel::Communicator> world_ = parallel::make_self_communicator();
-  parallel::Mesh mesh_;
-  data::Tokenizer tokenizer_;
-  std::unique_ptr<model::CausalLM> model_;
-  std::unique_ptr<Prompts> prompts_;
-  std::vector<int32_t> stop_ids_;
-  RlConfig config_;
-  std::unique_ptr<RolloutMaker> maker_;
-};
+class RolloutMakerTest : public RolloutFixture {};
 
 TEST_F(RolloutMakerTest, CompletionsHoldTheStopIdThatEndedThem) {
   const Phase phase = make();
@@ -267,6 +232,68 @@ TEST_F(RolloutMakerTest, DynamicSamplingReplacesGroupsThatSayNothing) {
   EXPECT_GT(phase.statistics.resamples, 0);
   EXPECT_EQ(phase.next_prompt, phase.statistics.prompts_drawn);
   EXPECT_EQ(phase.statistics.rollouts, 8);  // those of the first try
+}
+
+TEST_F(RolloutMakerTest, TrainingTakesTheExpertsOfTheRollouts) {
+  auto config = test::tiny_deepseek_config();
+  config["vocab_size"] = 265;
+  config["num_hidden_layers"] = 3;
+  model_ = test::tiny_model(config);
+  config_.routing_replay = true;
+  const Phase phase = make();
+  for (const Rollout& r : phase.rollouts) EXPECT_EQ(r.prompt_experts != nullptr, r.trains) << r.place;
+  const RolloutBatch batch = make_rollout_batch(phase.rollouts, {5, 4}, 0);
+
+  // Other weights than those that chose; what recomputes does not record, and must not choose anew either.
+  for (const auto& weight : model_->weights()) weight.view().add_(at::randn_like(weight.view()), 0.3);
+  int64_t same = 0, chosen = 0;
+  for (const auto& micro : batch.batch.micro_batches) {
+    if (micro.tokens.empty()) continue;
+    const auto tensors = trainer::to_model_batch(micro, 1);
+    ASSERT_EQ(tensors.experts->size(), 2u);
+    moe::LayerChoices used, live;
+    (void)model_->hidden_states(tensors.tokens, tensors.positions, micro.segments, {.imposed = tensors.experts.get(), .record = &used});
+    (void)model_->hidden_states(tensors.tokens, tensors.positions, micro.segments, {.record = &live});
+    for (const auto& [layer, rows] : micro.experts) {
+      const int32_t* taken = used.at(layer).const_data_ptr<int32_t>();
+      int64_t free = 0;
+      for (size_t j = 0; j < rows.size(); ++j, ++chosen) {
+        free += rows[j] < 0 ? 1 : 0;
+        EXPECT_TRUE(taken[j] == rows[j] || rows[j] < 0);
+        same += taken[j] == live.at(layer).const_data_ptr<int32_t>()[j] ? 1 : 0;
+      }
+      int64_t completions = 0;
+      for (const auto& segment : micro.segments) completions += segment.parent >= 0 ? 1 : 0;
+      EXPECT_EQ(free, completions * 2) << "the last token of a completion chooses";
+    }
+  }
+  EXPECT_GT(chosen, 100);
+  EXPECT_LT(same, chosen * 9 / 10) << "the weights were to be others";
+}
+
+TEST(Choices, OfAPhaseArePackedWithEachPromptOnce) {
+  auto rollouts = five();
+  rollouts[3].trains = false;
+  const auto prompts = {std::make_shared<const ExpertChoices>(ExpertChoices{{4, {1, 2, 3, 4, 5, 6}}, {7, {9, 9, 9, 9, 9, 9}}}),
+                        std::make_shared<const ExpertChoices>(ExpertChoices{{4, {7, 8, 9, 10}}, {7, {0, 0, 0, 0}}})};
+  for (auto& r : rollouts) {
+    if (!r.trains) continue;
+    r.prompt_experts = prompts.begin()[r.prompt];
+    for (const int64_t layer : {4, 7}) r.experts[layer].assign(2 * r.tokens.size(), static_cast<int16_t>(layer * r.tokens[0]));
+  }
+  const ExpertChoices lists = pack_choices(rollouts);
+  EXPECT_EQ(lists.at(4).size(), static_cast<size_t>(2 * count_packed(rollouts)));
+  EXPECT_EQ(count_packed(rollouts), 3 + 2 + 1 + 3 + 2 + 1);
+  auto back = five();
+  back[3].trains = false;
+  unpack_choices(lists, 2, back);
+  for (size_t i = 0; i < back.size(); ++i) {
+    EXPECT_EQ(back[i].experts, rollouts[i].experts) << i;
+    ASSERT_EQ(back[i].prompt_experts != nullptr, back[i].trains);
+    EXPECT_TRUE(!back[i].trains || *back[i].prompt_experts == *rollouts[i].prompt_experts) << i;
+  }
+  EXPECT_EQ(back[0].prompt_experts, back[2].prompt_experts);
+  EXPECT_TRUE(pack_choices(five()).empty());
 }
 
 }  // namespace
