@@ -2,7 +2,7 @@
 same weights, data and seed in float32 and in each FP8 recipe, beside the noise floor: float32 from weights perturbed by 1e-3. Three seeds.
 The mean relative difference of the losses of the last 100 steps must be within the floor's largest or 1 % for blockwise.
 
-  fp8_convergence.py --work DIR [--steps 500] [--seeds 1 2 3] [--variants NAME ..] [--ranks 2] [--output curves.md]
+  fp8_convergence.py --work DIR [--steps 500] [--seeds 1 2 3] [--variants NAME ..] [--ranks 1] [--threads 2] [--sequences 8] [--output curves.md]
 
 Runs that DIR already holds are taken from there, so that an interrupted experiment goes on. --output also writes curves.svg beside it.
 """
@@ -27,10 +27,10 @@ COLOURS = ["#222222", "#999999", "#1f77b4", "#17becf", "#d62728", "#ff7f0e"]
 
 
 class Experiment:
-    def __init__(self, work, steps, ranks):
-        self.work, self.steps, self.ranks = work, steps, ranks
+    def __init__(self, work, options):
+        self.work, self.steps, self.ranks, self.sequences = work, options.steps, options.ranks, options.sequences
         work.mkdir(parents=True, exist_ok=True)
-        ENVIRONMENT["OMP_NUM_THREADS"] = "1" if ranks > 1 else "2"
+        ENVIRONMENT["OMP_NUM_THREADS"] = str(options.threads)
         if not (work / "text").exists():
             subprocess.run([ROOT / "recipes" / "pretrain" / "collect-text", work / "text", "20"], check=True)
         if not (work / "tokenizer").exists():
@@ -40,7 +40,7 @@ class Experiment:
         output = self.work / name
         settings = {"base": str(ROOT / "recipes" / "pretrain" / "tiny-deepseek-v3.yaml"), "name": name, "seed": seed, "output": str(output), "model": model,
                     "data": {"train": [{"path": str(self.work / "text" / "train")}], "validation": []},
-                    "train": {"steps": steps, "sequences_per_step": 16, "sequences_per_microbatch": 8, "batch_ramp": {"from": 0, "steps": 0}},
+                    "train": {"steps": steps, "sequences_per_step": self.sequences, "sequences_per_microbatch": 8, "batch_ramp": {"from": 0, "steps": 0}},
                     "evaluate": {"every": 0}, "log": {"tensorboard": False}, "checkpoint": {"every": 100, "keep": 1}, **changes}
         path = self.work / f"{name}.json"
         path.write_text(json.dumps(settings))
@@ -129,11 +129,13 @@ def main():
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--variants", nargs="+", default=USUAL, choices=list(VARIANTS))
-    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="of each rank")
+    parser.add_argument("--sequences", type=int, default=8, help="of 256 tokens, in a step")
     parser.add_argument("--output", type=Path, help="a table in Markdown, with a chart beside it")
     options = parser.parse_args()
     names = ["float32", *(v for v in options.variants if v != "float32")]
-    experiment = Experiment(options.work, options.steps, options.ranks)
+    experiment = Experiment(options.work, options)
     found = {name: [] for name in names[1:]}
     for seed in options.seeds:
         curves = {}
