@@ -62,8 +62,11 @@ class Experiment:
                     (moved / file.name).write_bytes(file.read_bytes())
             draw = numpy.random.default_rng(seed)
             tensors = read_safetensors(fresh / "model.safetensors")
-            (moved / "model.safetensors").write_bytes(safetensors_bytes(
-                {n: (w * (1 + PERTURBATION * draw.standard_normal(w.shape))).astype("f4") for n, w in tensors.items()}))
+            perturbed = {}  # by value: MTP modules repeat the embedding and the head
+            for weight in tensors.values():
+                if weight.tobytes() not in perturbed:
+                    perturbed[weight.tobytes()] = (weight * (1 + PERTURBATION * draw.standard_normal(weight.shape))).astype("f4")
+            (moved / "model.safetensors").write_bytes(safetensors_bytes({n: perturbed[w.tobytes()] for n, w in tensors.items()}))
         return fresh, moved
 
     def curve(self, variant, seed):
