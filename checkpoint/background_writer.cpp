@@ -48,7 +48,7 @@ void BackgroundWriter::copy(std::vector<OwnedRange>& ranges) {
   for (auto& range : ranges) {
     at::Tensor copy = buffer_.narrow(0, begin, static_cast<int64_t>(range.data.nbytes())).view(range.data.scalar_type());
     begin += room_for(range);
-    std::memcpy(copy.data_ptr(), range.data.const_data_ptr(), copy.nbytes());
+    copy.copy_(range.data);
     range.data = std::move(copy);
   }
 }

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/attention_core.h"
 #include "kernels/threads.h"
 
@@ -22,7 +23,7 @@ HeadLayout layout_of(const AttentionShape& s) {
 }
 
 Operands operands_of(const at::Tensor& qkv, const AttentionShape& s) {
-  return {row_view(qkv), row_view(qkv, s.heads * s.head_dim), {}, row_view(qkv, (s.heads + s.key_value_heads) * s.head_dim)};
+  return {qkv, columns_from(qkv, s.heads * s.head_dim), {}, columns_from(qkv, (s.heads + s.key_value_heads) * s.head_dim)};
 }
 
 // What one attention call keeps besides tensors, between forward and backward.
@@ -44,9 +45,15 @@ at::Tensor normalized_and_rotated(const at::Tensor& qkv, const at::Tensor& posit
 }
 
 /// Turns the gradient of normalised heads into that of the heads x, in place; adds to the weight's gradient.
-void head_norm_backward(const at::Tensor& gradient, const at::Tensor& x, int64_t first_column, int64_t heads, int64_t dim,
-                        const ParameterPtr& weight, float eps) {
-  const RowView d = row_view(gradient, first_column), rows = row_view(x, first_column);
+void head_norm_backward(const at::Tensor& gradient, const at::Tensor& x, int64_t heads, const ParameterPtr& weight, float eps) {
+  const int64_t dim = weight->value.numel();
+  if (const Accelerator* device = accelerator_of(x)) {
+    device->norm_heads_backward(gradient.narrow(1, 0, heads * dim), x.narrow(1, 0, heads * dim), weight->value, eps,
+                                weight->trainable() ? weight->open_gradient() : at::Tensor());
+    if (weight->trainable()) weight->gradient_added();
+    return;
+  }
+  const RowView d = row_view(gradient), rows = row_view(x);
   const float* w = weight->value.const_data_ptr<float>();
   at::Tensor partial = at::zeros({at::get_num_threads(), dim}, x.options());  // one sum a thread, added up in order
   for_each_chunk(x.size(0), 16, [&](int64_t chunk, int64_t begin, int64_t end) {
@@ -69,7 +76,7 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     const AttentionShape& shape = state->shape;
     const at::Tensor ready = normalized_and_rotated(qkv, positions, *state);
     at::Tensor out = at::empty({qkv.size(0), shape.heads * shape.head_dim}, qkv.options());
-    at::Tensor lse = at::empty({shape.heads, qkv.size(0)}, qkv.options());
+    at::Tensor lse = at::empty({shape.heads, qkv.size(0)}, qkv.options().dtype(at::kFloat));
     attend(layout_of(shape), operands_of(ready, shape), *state->plan, out, lse);
     ctx->save_for_backward({qkv, positions, out, lse});
     ctx->saved_data["state"] = c10::IValue::make_capsule(state);
@@ -87,8 +94,9 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
                     operands_of(d_qkv, shape));
     rotate(d_qkv, shape, positions, state->rope, true);
     if (const HeadNorms* norms = state->norms) {
-      head_norm_backward(d_qkv, qkv, 0, shape.heads, shape.head_dim, norms->query, norms->eps);
-      head_norm_backward(d_qkv, qkv, shape.heads * shape.head_dim, shape.key_value_heads, shape.head_dim, norms->key, norms->eps);
+      const int64_t keys = shape.heads * shape.head_dim;
+      head_norm_backward(d_qkv, qkv, shape.heads, norms->query, norms->eps);
+      head_norm_backward(columns_from(d_qkv, keys), columns_from(qkv, keys), shape.key_value_heads, norms->key, norms->eps);
     }
     return {d_qkv, at::Tensor(), at::Tensor()};
   }
@@ -124,13 +132,18 @@ RopeTable make_rope_table(const std::vector<double>& inverse_frequencies, int64_
 
 void rotate(const at::Tensor& qkv, const AttentionShape& shape, const at::Tensor& positions, const RopeTable& rope,
             bool inverse) {
-  rotate_heads(row_view(qkv), qkv.size(0), shape.heads + shape.key_value_heads, shape.head_dim, shape.head_dim,
-               RopePairs::kHalves, positions, rope, inverse);
+  rotate_heads(qkv, shape.heads + shape.key_value_heads, shape.head_dim, shape.head_dim, RopePairs::kHalves, positions, rope, inverse);
 }
 
 void normalize_heads(const at::Tensor& qkv, const AttentionShape& shape, const HeadNorms& norms) {
   norms.query->await();
   norms.key->await();
+  const int64_t queries = shape.heads * shape.head_dim;
+  if (const Accelerator* device = accelerator_of(qkv)) {
+    device->norm_heads(qkv.narrow(1, 0, queries), norms.query->value, norms.eps);
+    device->norm_heads(qkv.narrow(1, queries, shape.key_value_heads * shape.head_dim), norms.key->value, norms.eps);
+    return;
+  }
   const RowView rows = row_view(qkv);
   const float *query = norms.query->value.const_data_ptr<float>(), *key = norms.key->value.const_data_ptr<float>();
   const auto normalize = [&](float* x, const float* w, int64_t heads) {
@@ -139,7 +152,7 @@ void normalize_heads(const at::Tensor& qkv, const AttentionShape& shape, const H
   for_each_chunk(qkv.size(0), 16, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       normalize(rows.row(t), query, shape.heads);
-      normalize(rows.row(t) + shape.heads * shape.head_dim, key, shape.key_value_heads);
+      normalize(rows.row(t) + queries, key, shape.key_value_heads);
     }
   });
 }

@@ -3,13 +3,27 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/threads.h"
 
 namespace tessera::kernels {
 
 namespace {
 
-AttentionTask make_task(const HeadLayout& l, const Operands& x, const SegmentPlan& plan, int64_t segment, int64_t kv_head,
+/// Where the rows of operands lie.
+struct RawOperands {
+  RowView q, k, shared, v;
+  int64_t shared_step = 0;
+
+  explicit RawOperands(const Operands& x) : q(row_view(x.q)), k(row_view(x.k)), v(row_view(x.v)) {
+    if (!x.shared.defined()) return;
+    const bool per_head = x.shared.dim() == 3;
+    shared = row_view(per_head ? x.shared.select(0, 0) : x.shared);
+    shared_step = per_head ? x.shared.stride(0) : 0;
+  }
+};
+
+AttentionTask make_task(const HeadLayout& l, const RawOperands& x, const SegmentPlan& plan, int64_t segment, int64_t kv_head,
                         const at::Tensor& out, const at::Tensor& lse) {
   const Segment& s = plan.segments[static_cast<size_t>(segment)];
   const KeyRanges& ranges = plan.ranges[static_cast<size_t>(segment)];
@@ -35,7 +49,7 @@ AttentionTask make_task(const HeadLayout& l, const Operands& x, const SegmentPla
   return task;
 }
 
-void add_gradients(AttentionTask& task, const HeadLayout& l, const Operands& d, const Segment& s, int64_t kv_head,
+void add_gradients(AttentionTask& task, const HeadLayout& l, const RawOperands& d, const Segment& s, int64_t kv_head,
                    const at::Tensor& d_out) {
   const int64_t first_head = kv_head * task.group;
   const RowView rows = row_view(d_out);
@@ -86,34 +100,40 @@ std::shared_ptr<SegmentPlan> plan_segments(const std::vector<Segment>& segments,
   return plan;
 }
 
-RowView row_view(const at::Tensor& matrix, int64_t first_column) {
+RowView row_view(const at::Tensor& matrix) {
   TESSERA_CHECK(matrix.dim() == 2 && matrix.scalar_type() == at::kFloat && (matrix.size(1) <= 1 || matrix.stride(1) == 1),
                 "rows of ", matrix.sizes(), " strides ", matrix.strides());
-  return {matrix.data_ptr<float>() + first_column, matrix.stride(0)};
+  return {matrix.data_ptr<float>(), matrix.stride(0)};
 }
 
 void attend(const HeadLayout& layout, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out,
             const at::Tensor& lse) {
+  if (const Accelerator* device = accelerator_of(out)) return device->attend(layout, operands, plan, out, lse);
+  const RawOperands rows(operands);
   for_each_segment(plan, layout, [&](int64_t segment, int64_t kv_head, float* scratch) {
-    kernel_table().attention(make_task(layout, operands, plan, segment, kv_head, out, lse), scratch);
+    kernel_table().attention(make_task(layout, rows, plan, segment, kv_head, out, lse), scratch);
   });
 }
 
 void attend_backward(const HeadLayout& layout, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out,
                      const at::Tensor& lse, const at::Tensor& d_out, const Operands& gradients) {
+  if (const Accelerator* device = accelerator_of(out)) return device->attend_backward(layout, operands, plan, out, lse, d_out, gradients);
+  const RawOperands rows(operands), d(gradients);
   for_each_segment(plan, layout, [&](int64_t segment, int64_t kv_head, float* scratch) {
-    AttentionTask task = make_task(layout, operands, plan, segment, kv_head, out, lse);
-    add_gradients(task, layout, gradients, plan.segments[static_cast<size_t>(segment)], kv_head, d_out);
+    AttentionTask task = make_task(layout, rows, plan, segment, kv_head, out, lse);
+    add_gradients(task, layout, d, plan.segments[static_cast<size_t>(segment)], kv_head, d_out);
     kernel_table().attention_backward(task, scratch);
   });
 }
 
-void rotate_heads(const RowView& x, int64_t rows, int64_t heads, int64_t head_stride, int64_t dim, RopePairs pairs,
-                  const at::Tensor& positions, const RopeTable& rope, bool inverse) {
+void rotate_heads(const at::Tensor& x, int64_t heads, int64_t head_stride, int64_t dim, RopePairs pairs, const at::Tensor& positions,
+                  const RopeTable& rope, bool inverse) {
+  if (const Accelerator* device = accelerator_of(x)) return device->rotate_heads(x, heads, head_stride, dim, pairs, positions, rope, inverse);
+  const RowView rows = row_view(x);
   const int32_t* position = positions.const_data_ptr<int32_t>();
   const float *cos = rope.cos.const_data_ptr<float>(), *sin = rope.sin.const_data_ptr<float>();
-  for_each_chunk(rows, 16, [&](int64_t, int64_t begin, int64_t end) {
-    kernel_table().rope(x.row(begin), x.stride, end - begin, heads, head_stride, dim, pairs == RopePairs::kNeighbours,
+  for_each_chunk(x.size(0), 16, [&](int64_t, int64_t begin, int64_t end) {
+    kernel_table().rope(rows.row(begin), rows.stride, end - begin, heads, head_stride, dim, pairs == RopePairs::kNeighbours,
                         position + begin, cos, sin, inverse ? -1.0f : 1.0f);
   });
 }

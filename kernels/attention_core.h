@@ -36,10 +36,10 @@ struct HeadLayout {
   float scale = 1.0f;
 };
 
-/// Rows from token 0, head 0. In gradients, `shared` is one block of rows for each head, `shared_step` floats apart.
+/// Matrices of rows [T, .] whose first column is that of head 0; contiguous rows, any row stride. In gradients, `shared` is
+/// [H, T, R], of each head.
 struct Operands {
-  RowView q, k, shared, v;
-  int64_t shared_step = 0;
+  at::Tensor q, k, shared, v;
 };
 
 /// Fills out [T, heads * value_dim] and lse [heads, T].
@@ -49,11 +49,14 @@ void attend(const HeadLayout& layout, const Operands& operands, const SegmentPla
 void attend_backward(const HeadLayout& layout, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out,
                      const at::Tensor& lse, const at::Tensor& d_out, const Operands& gradients);
 
-/// Rotates `dim` floats of each of `heads` heads in `rows` rows.
-void rotate_heads(const RowView& x, int64_t rows, int64_t heads, int64_t head_stride, int64_t dim, RopePairs pairs,
-                  const at::Tensor& positions, const RopeTable& rope, bool inverse);
+/// Rotates the first `dim` numbers of each of `heads` heads, `head_stride` apart, in the rows of x, in place.
+void rotate_heads(const at::Tensor& x, int64_t heads, int64_t head_stride, int64_t dim, RopePairs pairs, const at::Tensor& positions,
+                  const RopeTable& rope, bool inverse);
+
+/// The columns of a matrix from `first` on.
+[[nodiscard]] inline at::Tensor columns_from(const at::Tensor& matrix, int64_t first) { return matrix.slice(1, first); }
 
 /// A view of a float32 matrix whose rows are contiguous.
-[[nodiscard]] RowView row_view(const at::Tensor& matrix, int64_t first_column = 0);
+[[nodiscard]] RowView row_view(const at::Tensor& matrix);
 
 }  // namespace tessera::kernels

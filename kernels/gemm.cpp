@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/cpu/onednn_gemm.h"
 
 namespace tessera::kernels {
@@ -37,6 +38,7 @@ int64_t leading(const at::Tensor& t) { return std::max({t.stride(0), t.size(1), 
 
 void gemm(const at::Tensor& a, Transpose transpose_a, const at::Tensor& b, Transpose transpose_b, at::Tensor c, double alpha,
           double beta) {
+  if (const Accelerator* device = accelerator_of(c)) return device->gemm(a, transpose_a, b, transpose_b, c, alpha, beta);
   check_operand(a);
   check_operand(b);
   check_operand(c);
@@ -71,7 +73,7 @@ void gemm(GemmSize size, const float* a, int64_t lda, Transpose transpose_a, con
 }
 
 at::Tensor product_with_transposed(const at::Tensor& x, const at::Tensor& w) {
-  if (x.size(0) > 0 && x.size(0) < kSteadyRows) {
+  if (x.size(0) > 0 && x.size(0) < kSteadyRows && accelerator_of(x) == nullptr) {
     at::Tensor padded = at::zeros({kSteadyRows, x.size(1)}, x.options());
     padded.narrow(0, 0, x.size(0)).copy_(x);
     return product_with_transposed(padded, w).narrow(0, 0, x.size(0));

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/attention_core.h"
 #include "kernels/threads.h"
 
@@ -21,11 +22,12 @@ HeadLayout layout_of(const LatentShape& s) {
 }
 
 Operands operands_of(const at::Tensor& q, const at::Tensor& kv, const at::Tensor& k_rope, const LatentShape& s) {
-  return {row_view(q), row_view(kv), row_view(k_rope), row_view(kv, s.nope_dim)};
+  return {q, kv, k_rope, columns_from(kv, s.nope_dim)};
 }
 
 /// [H, T, R] summed over heads, in order.
 at::Tensor sum_over_heads(const at::Tensor& per_head) {
+  if (accelerator_of(per_head) != nullptr) return per_head.sum(0);
   const int64_t heads = per_head.size(0), block = per_head.size(1) * per_head.size(2);
   at::Tensor sum = at::zeros({per_head.size(1), per_head.size(2)}, per_head.options());
   const float* from = per_head.const_data_ptr<float>();
@@ -48,7 +50,7 @@ struct LatentAttentionFunction : torch::autograd::Function<LatentAttentionFuncti
     const LatentShape& shape = state->shape;
     rotate_latent(q, k_rope, shape, positions, state->rope);
     at::Tensor out = at::empty({q.size(0), shape.heads * shape.value_dim}, q.options());
-    at::Tensor lse = at::empty({shape.heads, q.size(0)}, q.options());
+    at::Tensor lse = at::empty({shape.heads, q.size(0)}, q.options().dtype(at::kFloat));
     attend(layout_of(shape), operands_of(q, kv, k_rope, shape), *state->plan, out, lse);
     ctx->save_for_backward({q, kv, k_rope, positions, out, lse});
     ctx->saved_data["state"] = c10::IValue::make_capsule(state);
@@ -63,9 +65,8 @@ struct LatentAttentionFunction : torch::autograd::Function<LatentAttentionFuncti
     const int64_t tokens = q.size(0);
     at::Tensor d_q = at::zeros(q.sizes(), q.options()), d_kv = at::zeros(kv.sizes(), kv.options());
     const at::Tensor d_rope_per_head = at::zeros({shape.heads, tokens, shape.rope_dim}, q.options());
-    Operands d = operands_of(d_q, d_kv, d_rope_per_head[0], shape);
-    d.shared_step = tokens * shape.rope_dim;
-    attend_backward(layout_of(shape), operands_of(q, kv, k_rope, shape), *state->plan, out, lse, gradients[0].contiguous(), d);
+    attend_backward(layout_of(shape), operands_of(q, kv, k_rope, shape), *state->plan, out, lse, gradients[0].contiguous(),
+                    operands_of(d_q, d_kv, d_rope_per_head, shape));
     at::Tensor d_rope = sum_over_heads(d_rope_per_head);
     rotate_latent(d_q, d_rope, shape, positions, state->rope, true);
     return {d_q, d_kv, d_rope, at::Tensor(), at::Tensor()};
@@ -77,8 +78,8 @@ struct LatentAttentionFunction : torch::autograd::Function<LatentAttentionFuncti
 void rotate_latent(const at::Tensor& q, const at::Tensor& k_rope, const LatentShape& shape, const at::Tensor& positions,
                    const RopeTable& rope, bool inverse) {
   const int64_t qk_dim = shape.nope_dim + shape.rope_dim;
-  rotate_heads(row_view(q, shape.nope_dim), q.size(0), shape.heads, qk_dim, shape.rope_dim, shape.pairs, positions, rope, inverse);
-  rotate_heads(row_view(k_rope), q.size(0), 1, shape.rope_dim, shape.rope_dim, shape.pairs, positions, rope, inverse);
+  rotate_heads(columns_from(q, shape.nope_dim), shape.heads, qk_dim, shape.rope_dim, shape.pairs, positions, rope, inverse);
+  rotate_heads(k_rope, 1, shape.rope_dim, shape.rope_dim, shape.pairs, positions, rope, inverse);
 }
 
 at::Tensor latent_attention(const at::Tensor& q, const at::Tensor& kv, const at::Tensor& k_rope, const LatentShape& shape,

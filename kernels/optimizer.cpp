@@ -1,15 +1,16 @@
 #include "kernels/optimizer.h"
 
+#include <ATen/ops/scalar_tensor.h>
+
 #include <cmath>
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/threads.h"
 
 namespace tessera::kernels {
-
-namespace {
 
 AdamWFactors factors_of(const AdamWStep& s) {
   const auto correction1 = static_cast<float>(1.0 - std::pow(s.beta1, static_cast<double>(s.step)));
@@ -20,28 +21,33 @@ AdamWFactors factors_of(const AdamWStep& s) {
           .step_size = lr / correction1, .inverse_root = 1.0f / correction2};
 }
 
-}  // namespace
-
-void adamw(float* weight, const float* gradient, const Moments& moments, int64_t count, const AdamWStep& step) {
+void adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) {
+  const int64_t count = weight.numel();
   const AdamWFactors factors = factors_of(step);
   const bool wide = moments.exp_avg.scalar_type() == at::kFloat;
   TESSERA_CHECK(moments.exp_avg.numel() == count && moments.exp_avg_sq.numel() == count && moments.exp_avg_sq.scalar_type() == moments.exp_avg.scalar_type() &&
                     (wide ? moments.noise == nullptr : moments.exp_avg.scalar_type() == at::kBFloat16),
                 "adamw of ", count, " elements with moments of ", moments.exp_avg.numel(), " ", moments.exp_avg.scalar_type());
+  if (const Accelerator* device = accelerator_of(weight)) return device->adamw(weight, gradient, moments, step);
+  float* w = weight.data_ptr<float>();
+  const float* g = gradient.const_data_ptr<float>();
   for_each_chunk(count, 4096, [&](int64_t, int64_t begin, int64_t end) {
     if (wide) {
-      kernel_table().adamw(factors, weight + begin, gradient + begin, moments.exp_avg.data_ptr<float>() + begin,
+      kernel_table().adamw(factors, w + begin, g + begin, moments.exp_avg.data_ptr<float>() + begin,
                            moments.exp_avg_sq.data_ptr<float>() + begin, end - begin);
       return;
     }
     const MomentNoise noise = moments.noise == nullptr ? MomentNoise{} : MomentNoise{moments.noise->key, moments.noise->first + begin};
-    kernel_table().adamw_bfloat16(factors, weight + begin, gradient + begin, static_cast<uint16_t*>(moments.exp_avg.data_ptr()) + begin,
+    kernel_table().adamw_bfloat16(factors, w + begin, g + begin, static_cast<uint16_t*>(moments.exp_avg.data_ptr()) + begin,
                                   static_cast<uint16_t*>(moments.exp_avg_sq.data_ptr()) + begin, end - begin,
                                   moments.noise == nullptr ? nullptr : &noise);
   });
 }
 
-double sum_of_squares(const float* x, int64_t count) {
+at::Tensor sum_of_squares(const at::Tensor& values) {
+  if (const Accelerator* device = accelerator_of(values)) return device->sum_of_squares(values);
+  const int64_t count = values.numel();
+  const float* x = values.const_data_ptr<float>();
   constexpr int64_t kBlock = int64_t{1} << 18;
   const int64_t blocks = (count + kBlock - 1) / kBlock;
   std::vector<double> sums(static_cast<size_t>(blocks));
@@ -51,7 +57,7 @@ double sum_of_squares(const float* x, int64_t count) {
   });
   double total = 0;
   for (double sum : sums) total += sum;
-  return total;
+  return at::scalar_tensor(total, at::kDouble);
 }
 
 }  // namespace tessera::kernels

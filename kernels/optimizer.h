@@ -15,16 +15,20 @@ struct AdamWStep {
   double gradient_scale = 1.0;  // clipping factor
 };
 
+/// What the update of every element takes.
+[[nodiscard]] AdamWFactors factors_of(const AdamWStep& step);
+
 /// Moments of a range, float32 or bfloat16 (as DeepSeek-V3 keeps them, arXiv 2412.19437, section 3.3.3); the arithmetic is float32.
 struct Moments {
   at::Tensor exp_avg, exp_avg_sq;        // [count], of one dtype
   const MomentNoise* noise = nullptr;    // stochastic rounding, of bfloat16 only; null: to the nearest
 };
 
-/// One AdamW update (arXiv 1711.05101, algorithm 2, as in torch.optim.AdamW) of `count` elements.
-void adamw(float* weight, const float* gradient, const Moments& moments, int64_t count, const AdamWStep& step);
+/// One AdamW update (arXiv 1711.05101, algorithm 2, as in torch.optim.AdamW). weight, gradient: [count], contiguous.
+void adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step);
 
-/// Sum of squares: short blocks in float32, the blocks in double. The order does not depend on the number of threads.
-double sum_of_squares(const float* x, int64_t count);
+/// Sum of squares, a float64 scalar where x [count] lies: short blocks in float32, the blocks in double. The order does not depend on the
+/// number of threads.
+at::Tensor sum_of_squares(const at::Tensor& x);
 
 }  // namespace tessera::kernels

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/threads.h"
 
@@ -69,6 +70,7 @@ void tree_sum(const Term* first, const Term* last, int32_t low, int32_t high, in
 }
 
 at::Tensor gathered(const at::Tensor& x, const RowMap& map) {
+  if (const Accelerator* device = accelerator_of(x)) return device->gather_rows(x, map);
   const int64_t dim = x.size(1), count = static_cast<int64_t>(map.slot_of.size());
   at::Tensor rows = at::empty({count, dim}, x.options());
   const float* from = x.const_data_ptr<float>();
@@ -81,7 +83,9 @@ at::Tensor gathered(const at::Tensor& x, const RowMap& map) {
 }
 
 /// Adds to each row of y [T, D] the sum of its token's rows, each times its weight where there are weights.
-void add_sums(const at::Tensor& rows, const RowMap& map, const float* weights, at::Tensor& y) {
+void add_sums(const at::Tensor& rows, const RowMap& map, const at::Tensor& row_weights, at::Tensor& y) {
+  if (const Accelerator* device = accelerator_of(y)) return device->add_sums(rows, map, row_weights, y);
+  const float* weights = row_weights.defined() ? row_weights.const_data_ptr<float>() : nullptr;
   const int64_t dim = rows.size(1);
   const auto bytes = static_cast<size_t>(dim) * sizeof(float);
   const float* from = rows.const_data_ptr<float>();
@@ -110,7 +114,7 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
     const RowMapPtr map = held(ctx->saved_data["map"]);
     const at::Tensor d_rows = gradients[0].contiguous();
     at::Tensor dx = at::zeros({map->tokens, d_rows.size(1)}, d_rows.options());
-    add_sums(d_rows, *map, nullptr, dx);
+    add_sums(d_rows, *map, {}, dx);
     return {dx, at::Tensor()};
   }
 };
@@ -119,7 +123,7 @@ struct SumFunction : torch::autograd::Function<SumFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& rows, const at::Tensor& base, const RowMapPtr& map) {
     ctx->saved_data["map"] = hold(map);
     at::Tensor y = base.clone();
-    add_sums(rows, *map, nullptr, y);
+    add_sums(rows, *map, {}, y);
     return y;
   }
 
@@ -133,7 +137,7 @@ struct CombineFunction : torch::autograd::Function<CombineFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& base,
                             const RowMapPtr& map) {
     at::Tensor y = base.clone();
-    add_sums(rows, *map, weights.const_data_ptr<float>(), y);
+    add_sums(rows, *map, weights, y);
     ctx->save_for_backward({rows, weights});
     ctx->saved_data["map"] = hold(map);
     return y;
@@ -145,6 +149,10 @@ struct CombineFunction : torch::autograd::Function<CombineFunction> {
     const at::Tensor dy = gradients[0].contiguous();
     const int64_t dim = dy.size(1);
     at::Tensor d_rows = at::empty_like(saved[0]), d_weights = at::zeros_like(saved[1]);
+    if (const Accelerator* device = accelerator_of(dy)) {
+      device->sums_backward(dy, saved[0], saved[1], *map, d_rows, d_weights);
+      return {d_rows, d_weights, dy, at::Tensor()};
+    }
     const float *rows = saved[0].const_data_ptr<float>(), *w = saved[1].const_data_ptr<float>(), *d = dy.const_data_ptr<float>();
     float *to = d_rows.data_ptr<float>(), *dw = d_weights.data_ptr<float>();
     for_each_token(*map, 0, [&](int64_t token, const Term* first, const Term* last, float*) {
@@ -161,20 +169,31 @@ struct CombineFunction : torch::autograd::Function<CombineFunction> {
 
 }  // namespace
 
+void RowMap::copy_to(const Accelerator& device) {
+  const auto there = [&](const auto& values) {
+    at::Tensor narrow = at::empty({static_cast<int64_t>(values.size())}, at::kInt);
+    std::transform(values.begin(), values.end(), narrow.data_ptr<int32_t>(), [](auto value) { return static_cast<int32_t>(value); });
+    return device.upload(narrow);
+  };
+  device_row_of = there(row_of).view({tokens, choices});
+  device_slot_of = there(slot_of);
+  device_keys = there(keys).view({tokens, choices});
+}
+
 at::Tensor gather_rows(const at::Tensor& x, const RowMapPtr& map) {
   TESSERA_CHECK(x.is_contiguous() && x.size(0) == map->tokens, "gather_rows of ", x.sizes());
   return GatherFunction::apply(x, map);
 }
 
 at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& base, const RowMapPtr& map) {
-  TESSERA_CHECK(rows.is_contiguous() && weights.is_contiguous() && rows.size(0) == static_cast<int64_t>(map->slot_of.size()) &&
+  TESSERA_CHECK(rows.is_contiguous() && weights.is_contiguous() && rows.size(0) == map->rows() &&
                     base.size(0) == map->tokens && weights.numel() == map->tokens * map->choices,
                 "combine_rows of ", rows.sizes(), ", ", weights.sizes(), ", ", base.sizes());
   return CombineFunction::apply(rows, weights, base, map);
 }
 
 at::Tensor sum_rows(const at::Tensor& rows, const at::Tensor& base, const RowMapPtr& map) {
-  TESSERA_CHECK(rows.is_contiguous() && rows.size(0) == static_cast<int64_t>(map->slot_of.size()) && base.size(0) == map->tokens,
+  TESSERA_CHECK(rows.is_contiguous() && rows.size(0) == map->rows() && base.size(0) == map->tokens,
                 "sum_rows of ", rows.sizes(), ", ", base.sizes());
   return SumFunction::apply(rows, base, map);
 }

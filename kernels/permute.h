@@ -13,7 +13,11 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/row_groups.h"
+
 namespace tessera::kernels {
+
+class Accelerator;
 
 /// Which row belongs to which (token, choice), both ways.
 struct RowMap {
@@ -22,6 +26,12 @@ struct RowMap {
   std::vector<int64_t> slot_of;   // [N]: t K + k of a row
   std::vector<int32_t> keys;      // [T K]: the expert or rank that a choice is of; distinct within a token
   int32_t num_keys = 0;
+  /// The same on a device, for its kernels; where it was made there, the vectors are empty.
+  at::Tensor device_row_of, device_slot_of, device_keys;  // [T, K] int32, [N] int32, [T, K] int32
+
+  [[nodiscard]] int64_t rows() const { return device_slot_of.defined() ? device_slot_of.numel() : static_cast<int64_t>(slot_of.size()); }
+  /// Copies the vectors to a device.
+  void copy_to(const Accelerator& device);
 };
 using RowMapPtr = std::shared_ptr<const RowMap>;
 

@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/threads.h"
 
@@ -33,6 +34,7 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, float eps, at::Tensor* rstd) {
   TESSERA_CHECK(x.dim() == 2 && x.is_contiguous() && x.size(1) == w.numel(), "rms_norm of ", x.sizes());
+  if (const Accelerator* device = accelerator_of(x)) return device->rms_norm(x, w, eps, rstd);
   const int64_t dim = x.size(1);
   at::Tensor y = at::empty_like(x);
   float* scales = nullptr;
@@ -51,6 +53,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, float eps, at::Ten
 
 at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& w, const at::Tensor& rstd,
                              const at::Tensor& dw) {
+  if (const Accelerator* device = accelerator_of(x)) return device->rms_norm_backward(dy, x, w, rstd, dw);
   const int64_t rows = x.size(0), dim = x.size(1);
   at::Tensor dx = at::empty_like(x);
   at::Tensor partial;  // one sum a thread, added up in order

@@ -1,6 +1,8 @@
 #include "core/error.h"
 #include "core/log.h"
+#include "kernels/accelerator.h"
 #include "launch/app.h"
+#include "parallel/c10d_communicator.h"
 #include "pipeline/pipeline.h"
 #include "recipes/recipe.h"
 #include "rl/preference.h"
@@ -16,6 +18,24 @@ void run_pipeline(App& app, const pipeline::Pipeline& pipeline, const std::strin
     throw ConfigError("--resume " + resume + ": a pipeline goes on by itself (auto) or starts all over (never); to run one stage again delete its folder");
   app.set_timeout(pipeline.communication.timeout_seconds);
   (void)pipeline::Runner(pipeline, {.from_the_start = resume == "never", .show_progress = !app.quiet, .stop_requested = app.stop_requested}, app.world).run();
+}
+
+/// Where a recipe trains. With several ranks tensors on the device go through the device's own backend.
+struct Place {
+  c10::Device device = at::kCPU;
+  std::unique_ptr<parallel::Communicator> over;
+};
+
+Place find_place(const App& app, const trainer::TrainerConfig& config) {
+  if (config.device == "cpu") return {};
+  const parallel::DeviceKind& kind = app.devices.find(config.device);
+  if (kind.accelerator == nullptr)
+    throw ConfigError("device = " + config.device + ": its plug-in brings no kernels (DeviceKind::accelerator), so that nothing can be trained there");
+  Place place{parallel::device_of(kind, app.world), nullptr};
+  kind.make_current(place.device.index());
+  kernels::set_accelerator(kind.type, kind.accelerator);
+  if (app.world.size() > 1) place.over = parallel::make_c10d_communicator(app.world, kind, {.timeout_seconds = config.communication.timeout_seconds});
+  return place;
 }
 
 }  // namespace
@@ -35,17 +55,20 @@ Command train_command(CLI::App& cli) {
     if (const auto* pipeline = std::get_if<pipeline::Pipeline>(&loaded)) return run_pipeline(app, *pipeline, options->resume);
     const auto& recipe = std::get<recipes::Recipe>(loaded);
     app.set_timeout(recipe.config.communication.timeout_seconds);
+    const Place place = find_place(app, recipe.config);
     const trainer::TrainOptions how{.resume = options->resume,
                                     .recipe_yaml = recipe.yaml,
                                     .recipe_keys = recipe.keys,
                                     .show_progress = !app.quiet,
-                                    .stop_requested = app.stop_requested};
+                                    .stop_requested = app.stop_requested,
+                                    .device = place.device};
+    parallel::Communicator& world = place.over ? *place.over : app.world;
     if (recipe.rl) {
-      rl::Reinforcement(recipe.config, *recipe.rl, how, app.world).train();
+      rl::Reinforcement(recipe.config, *recipe.rl, how, world).train();
     } else if (recipe.dpo) {
-      rl::Preference(recipe.config, *recipe.dpo, how, app.world).train();
+      rl::Preference(recipe.config, *recipe.dpo, how, world).train();
     } else {
-      trainer::Trainer(recipe.config, how, app.world).train();
+      trainer::Trainer(recipe.config, how, world).train();
     }
   };
 }

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/random.h"
+#include "kernels/accelerator.h"
 #include "kernels/embedding.h"
 #include "kernels/rms_norm.h"
 
@@ -46,9 +47,14 @@ void CausalLM::ensure_positions(const at::Tensor& positions) {
   const int32_t* p = positions.const_data_ptr<int32_t>();
   for (int64_t i = 0; i < positions.numel(); ++i) needed = std::max<int64_t>(needed, p[i] + 1);
   const int64_t have = rope_.cos.defined() ? rope_.cos.size(0) : 0;
-  if (needed > have || have == 0)
-    rope_ = kernels::make_rope_table(config_.inverse_frequencies(), std::max({needed, have * 2, int64_t{512}}),
-                                     config_.rope.attention_factor());
+  if (needed <= have && have > 0) return;
+  rope_ = kernels::make_rope_table(config_.inverse_frequencies(), std::max({needed, have * 2, int64_t{512}}), config_.rope.attention_factor());
+  rope_ = {beside_weights(rope_.cos), beside_weights(rope_.sin)};
+}
+
+at::Tensor CausalLM::beside_weights(const at::Tensor& x) const {
+  const auto& somewhere = shard_.has_embedding() ? embedding_->value : blocks_.front()->linears().front()->spec.norm->value;
+  return kernels::beside(somewhere, x);
 }
 
 void CausalLM::use_fp8(const kernels::fp8::Recipe& recipe) {
@@ -61,8 +67,9 @@ Recompute CausalLM::recomputation() const { return at::GradMode::is_enabled() ? 
 at::Tensor CausalLM::hidden_states(const at::Tensor& input, const at::Tensor& positions, const std::vector<Segment>& segments,
                                    const moe::RoutingTerms& routing, const std::vector<int64_t>& row_starts) {
   ensure_positions(positions);
-  const Pass pass{.positions = positions, .segments = segments, .row_starts = row_starts, .rope = &rope_, .routing = routing, .recompute = recomputation()};
-  at::Tensor x_TD = shard_.first ? kernels::embedding(input, embedding_) : input;
+  const at::Tensor there = beside_weights(positions);
+  const Pass pass{.positions = there, .segments = segments, .row_starts = row_starts, .rope = &rope_, .routing = routing, .recompute = recomputation()};
+  at::Tensor x_TD = shard_.first ? kernels::embedding(beside_weights(input), embedding_) : input;
   for (const auto& block : blocks_) x_TD = block->forward(x_TD, pass);
   return x_TD;
 }
@@ -83,10 +90,10 @@ std::vector<kernels::CrossEntropy> CausalLM::mtp_losses(const at::Tensor& hidden
     MtpRows& rows = modules[m];
     const auto count = static_cast<int64_t>(rows.sources.size());
     if (count == 0 && !shard_.shares_experts()) break;  // else peers wait for this rank
-    const auto ints = [&](std::vector<int32_t>& values) { return at::from_blob(values.data(), {count}, at::kInt); };
+    const auto ints = [&](std::vector<int32_t>& values) { return beside_weights(at::from_blob(values.data(), {count}, at::kInt)); };
     const at::Tensor positions = ints(rows.positions);
     const Pass pass{.positions = positions, .segments = rows.segments, .row_starts = rows.row_starts, .rope = &rope_, .routing = routing, .recompute = recomputation()};
-    const at::Tensor gathered_TD = state_TD.index_select(0, at::from_blob(rows.sources.data(), {count}, at::kLong));
+    const at::Tensor gathered_TD = state_TD.index_select(0, beside_weights(at::from_blob(rows.sources.data(), {count}, at::kLong)));
     const at::Tensor output_TD = mtp_[m]->forward(kernels::embedding(ints(rows.tokens), embedding_), gathered_TD, pass);
     losses.push_back(kernels::linear_cross_entropy(output_TD, mtp_[m]->head(), rows.targets));
     if (m + 1 < modules.size()) state_TD = mtp_[m]->normed(output_TD);

@@ -37,7 +37,8 @@ class CausalLM final {
   /// the attention core never do.
   void use_fp8(const kernels::fp8::Recipe& recipe);
 
-  /// input: tokens [T] int32, or in a stage that is not the first what the one before returned [T, D]; positions: [T] int32.
+  /// input: tokens [T] int32, or in a stage that is not the first what the one before returned [T, D]; positions: [T] int32. Tokens and
+  /// positions lie on the host, whatever device the weights are on.
   /// Returns the residual stream behind the shard's layers, before the final norm [T, D]. `row_starts`: see kernels::linear.
   at::Tensor hidden_states(const at::Tensor& input, const at::Tensor& positions, const std::vector<Segment>& segments,
                            const moe::RoutingTerms& routing = {}, const std::vector<int64_t>& row_starts = {});
@@ -98,6 +99,7 @@ class CausalLM final {
 
  private:
   [[nodiscard]] Recompute recomputation() const;
+  [[nodiscard]] at::Tensor beside_weights(const at::Tensor& x) const;
   void ensure_positions(const at::Tensor& positions);
   [[nodiscard]] int uses(const kernels::ParameterPtr& parameter, int modules) const;
   [[nodiscard]] Replicas replicas(const kernels::ParameterPtr& parameter, const std::set<kernels::ParameterPtr>& experts) const;

@@ -1,5 +1,6 @@
 #include "moe/load_balancer.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 
 namespace tessera::moe {
 
@@ -64,11 +66,13 @@ void LoadBalancer::update(const std::vector<LayerLoad>& loads) {
     if (!r.router->bias()) continue;
     const auto& counts = loads[place(r)].counts;
     const int64_t sum = total(counts), experts = static_cast<int64_t>(counts.size());
-    float* bias = r.router->bias()->value.data_ptr<float>();
+    at::Tensor change = at::empty({experts}, at::kFloat);
     for (int64_t e = 0; e < experts; ++e) {
       const int64_t missing = sum - counts[static_cast<size_t>(e)] * experts;  // in integers: a tie is a tie
-      bias[e] += static_cast<float>(rate_) * static_cast<float>((missing > 0) - (missing < 0));
+      change.data_ptr<float>()[e] = static_cast<float>(rate_) * static_cast<float>((missing > 0) - (missing < 0));
     }
+    at::Tensor bias = r.router->bias()->value;
+    bias.add_(kernels::beside(bias, change));
   }
 }
 

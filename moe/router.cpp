@@ -7,12 +7,16 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/gemm.h"
 #include "kernels/threads.h"
 #include "moe/selection.h"
+#include "moe/tensor_routing.h"
 
 namespace tessera::moe {
 
@@ -34,10 +38,18 @@ struct RouteState : torch::CustomClassHolder {
   at::Tensor imposed;                   // [T, K] int32 until the choice is made; or undefined
   at::Tensor experts;                   // [T, K] int32
   std::vector<int64_t> segment_counts;  // [segments, E], with a balance loss
+  std::optional<SequenceBalance> balance;  // the same on a device
 };
 
 void choose_experts(const at::Tensor& scores, RouteState& state) {
   const int64_t tokens = scores.size(0), num_experts = scores.size(1), k = state.config.experts_per_token;
+  if (const auto* device = kernels::accelerator_of(scores)) {
+    const MoeConfig& c = state.config;
+    TESSERA_CHECK(!state.imposed.defined(), "choices cannot be imposed on a device");
+    state.experts = device->choose_experts(scores, state.bias ? state.bias->value : at::Tensor(),
+                                           {num_experts, k, c.num_groups, c.topk_groups, c.group_score == GroupScore::kMax});
+    return;
+  }
   state.experts = at::empty({tokens, k}, at::kInt);
   const float *score = scores.const_data_ptr<float>(), *bias = state.bias ? state.bias->value.const_data_ptr<float>() : nullptr;
   const int32_t* imposed = state.imposed.defined() ? state.imposed.const_data_ptr<int32_t>() : nullptr;
@@ -64,6 +76,7 @@ float chosen_sum(const MoeConfig& config, const float* scores, const int32_t* ch
 }
 
 at::Tensor chosen_weights(const at::Tensor& scores, const RouteState& state) {
+  if (kernels::accelerator_of(scores) != nullptr) return chosen_weights(scores, state.experts, state.config);
   const int64_t tokens = scores.size(0), num_experts = scores.size(1), choices = state.config.experts_per_token;
   at::Tensor weights = at::empty({tokens, choices}, scores.options());
   const auto scale = static_cast<float>(state.config.routed_scaling_factor);
@@ -79,6 +92,10 @@ at::Tensor chosen_weights(const at::Tensor& scores, const RouteState& state) {
 
 /// d_scores of the chosen weights.
 void weights_backward(const at::Tensor& d_weights, const at::Tensor& scores, const RouteState& state, at::Tensor& d_scores) {
+  if (kernels::accelerator_of(scores) != nullptr) {
+    d_scores = chosen_weights_backward(d_weights, scores, state.experts, state.config);
+    return;
+  }
   const int64_t tokens = scores.size(0), num_experts = scores.size(1), choices = state.config.experts_per_token;
   const auto scale = static_cast<float>(state.config.routed_scaling_factor);
   const float *score = scores.const_data_ptr<float>(), *dw = d_weights.const_data_ptr<float>();
@@ -132,6 +149,10 @@ double balance_loss(const at::Tensor& scores, const RouteState& state) {
 }
 
 void balance_backward(const at::Tensor& scores, const RouteState& state, at::Tensor& d_scores) {
+  if (state.balance) {
+    d_scores.add_(state.balance->backward(scores));
+    return;
+  }
   const int64_t num_experts = scores.size(1);
   const float* score = scores.const_data_ptr<float>();
   float* ds = d_scores.data_ptr<float>();
@@ -168,26 +189,54 @@ at::Tensor scores_backward(const at::Tensor& d_scores, const at::Tensor& scores,
 
 /// at::sigmoid takes another way for the last elements, so that a token's scores would depend on how many others there are.
 at::Tensor sigmoid_of(const at::Tensor& x) {
+  if (kernels::accelerator_of(x) != nullptr) return x.sigmoid();
   at::Tensor y = at::empty(x.sizes(), x.options());  // x may be rows of a larger tensor
   const at::Tensor dense = x.contiguous();
   kernels::kernel_table().sigmoid(dense.const_data_ptr<float>(), dense.numel(), y.data_ptr<float>());
   return y;
 }
 
+/// x w^T in float32.
+at::Tensor logits_of(const at::Tensor& x, const at::Tensor& weight) {
+  if (kernels::accelerator_of(x) == nullptr) return kernels::product_with_transposed(x, weight);
+  at::Tensor logits = at::empty({x.size(0), weight.size(0)}, x.options().dtype(at::kFloat));
+  kernels::gemm(x, Transpose::kNo, weight, Transpose::kYes, logits);
+  return logits;
+}
+
+void add_to(at::Tensor& sum, const at::Tensor& x) { sum = sum.defined() ? sum + x : x.clone(); }
+
+/// Losses of one forward pass.
+void add_losses(const at::Tensor& logits, const at::Tensor& scores, RouteState& state, RouterStatistics& statistics, DeviceStatistics& on_device) {
+  const bool device = kernels::accelerator_of(scores) != nullptr, count = !state.terms.again;
+  if (state.terms.balance_weight > 0) {
+    if (device) {
+      state.balance.emplace(state.segments, state.experts, state.config, state.terms.balance_weight);
+      if (count) add_to(on_device.balance_loss, state.balance->loss(scores).to(at::kDouble));
+    } else {
+      state.segment_counts = count_by_segment(state);
+      if (count) statistics.balance_loss += balance_loss(scores, state);
+    }
+  }
+  if (state.terms.z_weight > 0 && count) {
+    const at::Tensor sum = at::logsumexp(logits, 1).square().sum();
+    if (device) {
+      add_to(on_device.z_loss, sum.to(at::kDouble) * state.terms.z_weight);
+    } else {
+      statistics.z_loss += state.terms.z_weight * sum.item<double>();
+    }
+  }
+}
+
 struct RouteFunction : torch::autograd::Function<RouteFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            const c10::intrusive_ptr<RouteState>& state, RouterStatistics* statistics) {
-    const at::Tensor logits = kernels::product_with_transposed(x, weight);
+                            const c10::intrusive_ptr<RouteState>& state, RouterStatistics* statistics, DeviceStatistics* on_device) {
+    const at::Tensor logits = logits_of(x, weight);
     const at::Tensor scores = state->config.scoring == Scoring::kSigmoid ? sigmoid_of(logits) : at::softmax(logits, 1);
     choose_experts(scores, *state);
     const at::Tensor weights = chosen_weights(scores, *state);
-    if (state->terms.balance_weight > 0) {
-      state->segment_counts = count_by_segment(*state);
-      if (!state->terms.again) statistics->balance_loss += balance_loss(scores, *state);
-    }
-    const bool z_loss = state->terms.z_weight > 0;
-    if (z_loss && !state->terms.again) statistics->z_loss += state->terms.z_weight * at::logsumexp(logits, 1).square().sum().item<double>();
-    ctx->save_for_backward({x, scores, z_loss ? logits : at::Tensor()});
+    add_losses(logits, scores, *state, *statistics, *on_device);
+    ctx->save_for_backward({x, scores, state->terms.z_weight > 0 ? logits : at::Tensor()});
     ctx->saved_data["state"] = c10::IValue::make_capsule(state);
     return weights;
   }
@@ -207,7 +256,9 @@ struct RouteFunction : torch::autograd::Function<RouteFunction> {
       kernels::gemm(d_logits, Transpose::kYes, x, Transpose::kNo, weight.open_gradient(), 1.0, 1.0);
       weight.gradient_added();
     }
-    return {kernels::product(d_logits, weight.value.detach()), at::Tensor(), at::Tensor(), at::Tensor()};
+    at::Tensor dx = at::empty(x.sizes(), x.options());
+    kernels::gemm(d_logits, Transpose::kNo, weight.value.detach(), Transpose::kNo, dx);
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -219,7 +270,19 @@ Router::Router(const MoeConfig& config, int64_t dim, int64_t layer)
   reset_statistics();
 }
 
+const RouterStatistics& Router::statistics() {
+  const DeviceStatistics there = std::exchange(device_statistics_, {});
+  if (there.counts.defined()) {
+    const at::Tensor counts = there.counts.cpu();
+    for (size_t e = 0; e < statistics_.counts.size(); ++e) statistics_.counts[e] += counts.const_data_ptr<int64_t>()[e];
+  }
+  if (there.balance_loss.defined()) statistics_.balance_loss += there.balance_loss.item<double>();
+  if (there.z_loss.defined()) statistics_.z_loss += there.z_loss.item<double>();
+  return statistics_;
+}
+
 void Router::reset_statistics() {
+  device_statistics_ = {};
   statistics_ = {};
   statistics_.counts.assign(static_cast<size_t>(config_.num_experts), 0);
 }
@@ -243,8 +306,10 @@ Routing Router::route(const at::Tensor& x, const std::vector<Segment>& segments,
   state->imposed = imposed(terms, x.size(0));
   if (state->terms.balance_weight > 0) state->segments = segments;
   weight_->await();
-  const at::Tensor weights = RouteFunction::apply(x, weight_->value, state, &statistics_);
-  if (terms.statistics && !terms.again) {
+  const at::Tensor weights = RouteFunction::apply(x, weight_->value, state, &statistics_, &device_statistics_);
+  if (terms.statistics && !terms.again && kernels::accelerator_of(x) != nullptr) {
+    add_to(device_statistics_.counts, count_choices(state->experts, config_.num_experts));
+  } else if (terms.statistics && !terms.again) {
     const int32_t* chosen = state->experts.const_data_ptr<int32_t>();
     for (int64_t i = 0; i < state->experts.numel(); ++i) ++statistics_.counts[static_cast<size_t>(chosen[i])];
   }

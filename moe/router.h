@@ -21,6 +21,11 @@ struct RouterStatistics {
   double balance_loss = 0, z_loss = 0;
 };
 
+/// The same sums on a device; undefined where there are none.
+struct DeviceStatistics {
+  at::Tensor counts, balance_loss, z_loss;  // int64 [E], float64 scalars
+};
+
 /// Choices of experts by layer: [T, K] int32, rows of -1 where a token has none.
 using LayerChoices = std::map<int64_t, at::Tensor>;
 
@@ -56,7 +61,8 @@ class Router final {
   [[nodiscard]] const MoeConfig& config() const { return config_; }
   [[nodiscard]] const kernels::ParameterPtr& weight() const { return weight_; }
   [[nodiscard]] const kernels::ParameterPtr& bias() const { return bias_; }
-  [[nodiscard]] RouterStatistics& statistics() { return statistics_; }
+  /// Waits for the device where tokens were routed on one.
+  [[nodiscard]] const RouterStatistics& statistics();
   void reset_statistics();
 
  private:
@@ -66,6 +72,7 @@ class Router final {
   int64_t layer_;
   kernels::ParameterPtr weight_, bias_;
   RouterStatistics statistics_;
+  DeviceStatistics device_statistics_;
 };
 
 /// A layer's router and the layer's number in the model.

@@ -22,6 +22,10 @@
 
 #include "parallel/communicator.h"
 
+namespace tessera::kernels {
+class Accelerator;
+}
+
 namespace tessera::parallel {
 
 struct DeviceKind {
@@ -35,6 +39,8 @@ struct DeviceKind {
       make_backend;
   /// What the backend knows about operations that hang (a flight recorder's text); may be empty.
   std::function<std::string()> diagnosis;
+  /// Its kernels, which must outlive the job; null: tensors can travel there, but not train.
+  const kernels::Accelerator* accelerator = nullptr;
   /// Variables that its libraries want in the environment, unless the user has set them; launch/ sets them.
   std::vector<std::pair<std::string, std::string>> environment;
 };

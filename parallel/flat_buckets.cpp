@@ -24,15 +24,15 @@ FlatBuckets::FlatBuckets(const std::vector<Item>& items, Communicator& dp, Bucke
     if (buckets_.empty() || buckets_.back().placements.empty()) return;
     Bucket& bucket = buckets_.back();
     const int64_t padded = round_up(size, kAlignment * dp_.size()), owned = padded / dp_.size();
-    const auto device = bucket.placements.front().parameter->value.options();
+    const auto wide = options_.storage.dtype(at::kFloat);
     bucket.owned_begin = owned * dp_.rank();
     bucket.owned_end = bucket.owned_begin + owned;
-    bucket.value = at::zeros({padded}, device);
-    bucket.master = narrow_values() ? at::zeros({owned}, device) : bucket.value.narrow(0, bucket.owned_begin, owned);
+    bucket.value = at::zeros({padded}, options_.storage);
+    bucket.master = narrow_values() ? at::zeros({owned}, wide) : bucket.value.narrow(0, bucket.owned_begin, owned);
     if (sharded_) {
-      bucket.owned_gradient = at::zeros({owned}, device);
+      bucket.owned_gradient = at::zeros({owned}, wide);
     } else {
-      bucket.gradient = at::zeros({padded}, device);
+      bucket.gradient = at::zeros({padded}, wide);
       bucket.owned_gradient = bucket.gradient.narrow(0, bucket.owned_begin, owned);
     }
   };
@@ -52,7 +52,7 @@ FlatBuckets::FlatBuckets(const std::vector<Item>& items, Communicator& dp, Bucke
       kernels::Parameter& parameter = *p.parameter;
       const auto shape = parameter.value.sizes().vec();
       at::Tensor view = buckets_[b].value.narrow(0, p.offset, p.numel).view(shape);
-      view.copy_(parameter.value);
+      take(buckets_[b], p, parameter.value);
       parameter.value = view;
       parameter.value.requires_grad_(true);  // tells autograd to record the layers that own it
       if (!sharded_) parameter.gradient = buckets_[b].gradient.narrow(0, p.offset, p.numel).view(shape);
@@ -61,10 +61,18 @@ FlatBuckets::FlatBuckets(const std::vector<Item>& items, Communicator& dp, Bucke
       parameter.on_use = [this, b] { finish_gather(buckets_[b]); };
     }
   }
-  adopt_values();
+}
+
+void FlatBuckets::take(Bucket& bucket, const Placement& p, const at::Tensor& values) const {
+  const at::NoGradGuard no_grad;
+  const at::Tensor flat = values.detach().reshape({-1});
+  bucket.value.narrow(0, p.offset, p.numel).copy_(narrow_values() ? flat.to(options_.values) : flat);
+  const int64_t begin = std::max(bucket.owned_begin, p.offset), end = std::min(bucket.owned_end, p.offset + p.numel);
+  if (narrow_values() && begin < end) bucket.master.narrow(0, begin - bucket.owned_begin, end - begin).copy_(flat.narrow(0, begin - p.offset, end - begin));
 }
 
 void FlatBuckets::adopt_values() {
+  TESSERA_CHECK(!narrow_values() || widens(), "values in ", options_.values, " have lost what masters need");
   const at::NoGradGuard no_grad;
   for (Bucket& bucket : buckets_) {
     for (const Placement& p : bucket.placements) ++p.parameter->version;
@@ -105,7 +113,7 @@ void FlatBuckets::zero_gradients() {
 
 void FlatBuckets::open(Bucket& bucket) {
   if (bucket.gradient.defined()) return;
-  bucket.gradient = at::zeros_like(bucket.value);
+  bucket.gradient = at::zeros(bucket.value.sizes(), options_.storage.dtype(at::kFloat));
   for (const Placement& p : bucket.placements)
     p.parameter->gradient = bucket.gradient.narrow(0, p.offset, p.numel).view(p.parameter->value.sizes());
 }
@@ -182,6 +190,10 @@ void FlatBuckets::start_gather(size_t index) {
   const std::string site = alone ? "" : detail::concat("parameters ", index, " of ", options_.name);
   if (!narrow_values()) {
     if (!alone) bucket.gathering = dp_.all_gather(bucket.value, bucket.master, site);
+  } else if (!widens()) {
+    const at::Tensor own = bucket.value.narrow(0, bucket.owned_begin, bucket.master.numel());
+    own.copy_(bucket.master);
+    if (!alone) bucket.gathering = dp_.all_gather(bucket.value, own, site);
   } else if (alone) {
     bucket.value.copy_(bucket.master.to(options_.values));
   } else {

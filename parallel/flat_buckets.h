@@ -3,8 +3,8 @@
 // backward pass goes on; each rank updates its slice, and the slices are gathered while the next forward pass begins: a
 // layer waits for its own values only.
 //
-// Values in bfloat16 are a rounded copy of master weights in float32, of which each rank has its slice; they travel in bfloat16. On a
-// CPU they lie in float32, which its kernels read.
+// Values in bfloat16 are a rounded copy of master weights in float32, of which each rank has its slice; they travel in bfloat16. Where
+// kernels want them in float32, as a CPU's do, they lie in float32.
 //
 // Stage 1 keeps whole gradients and reduces them once a step. Stage 2 keeps the owned slices of the sums: a bucket's gradients
 // have memory from the first addition of a micro-batch to the end of its reduction, which every micro-batch makes.
@@ -26,6 +26,8 @@ struct BucketOptions {
   int64_t bucket_bytes = int64_t{32} << 20;
   int zero_stage = 1;
   at::ScalarType values = at::kFloat;  // or kBFloat16
+  /// Where they lie, and in which type: float32, or that of the values.
+  at::TensorOptions storage = at::TensorOptions(at::kFloat);
   std::string name;  // of the parameters, for messages: "stage 3"
 };
 
@@ -60,7 +62,7 @@ class FlatBuckets final {
   FlatBuckets(const FlatBuckets&) = delete;
   FlatBuckets& operator=(const FlatBuckets&) = delete;
 
-  /// The values have been written from outside: the masters take them, then they are rounded.
+  /// The values, in float32, have been written from outside: the masters take them, then they are rounded.
   void adopt_values();
   void zero_gradients();
   /// Before the backward pass of a micro-batch after which gradients are to be reduced: from then on a complete bucket starts
@@ -86,6 +88,8 @@ class FlatBuckets final {
 
  private:
   [[nodiscard]] bool narrow_values() const { return options_.values != at::kFloat; }
+  /// What arrives has another type than what kernels read.
+  [[nodiscard]] bool widens() const { return narrow_values() && options_.storage.dtype() == at::kFloat; }
 
   struct Travelling {  // stage 2: a micro-batch's gradients of a bucket on their way
     size_t bucket = 0;
@@ -93,6 +97,7 @@ class FlatBuckets final {
     WorkPtr work;
   };
 
+  void take(Bucket& bucket, const Placement& placement, const at::Tensor& values) const;
   void finish_gather(Bucket& bucket);
   void open(Bucket& bucket);
   void on_gradient(size_t bucket);

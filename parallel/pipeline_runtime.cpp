@@ -73,7 +73,7 @@ class Run {
     const auto [transfer, from] = wanted(action);
     if (from == pp_.rank()) return;
     const auto shape = work_.boundary_shape(action.microbatch);
-    Pending pending{at::empty(shape, at::kFloat), nullptr};
+    Pending pending{at::empty(shape, work_.boundary_options()), nullptr};
     if (elements(shape) > 0) pending.work = pp_.exchange({}, {{pending.tensor, from, tag(transfer)}}, site(transfer));
     pending_.emplace(transfer, std::move(pending));
   }

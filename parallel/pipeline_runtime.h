@@ -16,9 +16,11 @@ namespace tessera::parallel {
 class StageWork {
  public:
   virtual ~StageWork() = default;
-  /// Shape of the float32 tensor that stages hand on for a micro-batch; the same on all ranks of the pipeline. Without
+  /// Shape of the tensor that stages hand on for a micro-batch; the same on all ranks of the pipeline. Without
   /// elements nothing is sent.
   [[nodiscard]] virtual std::vector<int64_t> boundary_shape(int32_t microbatch) const = 0;
+  /// Its type and place.
+  [[nodiscard]] virtual at::TensorOptions boundary_options() const { return at::TensorOptions(at::kFloat); }
   /// `input` is undefined in the first stage. Returns the output; of the last stage it is not looked at.
   virtual at::Tensor forward(int32_t stage, int32_t microbatch, at::Tensor input) = 0;
   /// `gradient` is that of the output, undefined in the last stage. Returns the input's; of the first stage it is not looked

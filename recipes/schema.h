@@ -214,6 +214,7 @@ void describe(Visitor& v, trainer::TrainerConfig& c) {
   v.field("task", c.task);
   v.field("seed", c.seed);
   v.field("output", c.output);
+  v.field("device", c.device);
   v.section("model", c.model);
   v.section("data", c.data);
   v.section("parallel", c.parallel);

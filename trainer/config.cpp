@@ -125,6 +125,9 @@ void TrainerConfig::validate() const {
   require(!name.empty(), "name is empty; give the run a name, or leave the key out");
   require(!output.empty(), "output is missing: the run's folder, for instance runs/" + name);
   require(!data.train.empty(), "data.train is missing: a list of {path, weight}");
+  require(device == "cpu" || task == "sft" || task == "pretrain",
+          "device = " + device + " trains with task sft and pretrain; " + task + " generates or compares on the CPU in this version: set device: cpu");
+  require(device == "cpu" || precision.fp8 == "none", "precision.fp8 is emulated on a CPU in this version; leave it out, or set device: cpu");
   model.validate();
   data.validate();
   precision.validate();

@@ -119,6 +119,7 @@ struct TrainerConfig {
   std::string task = "sft";  // pretrain | sft
   uint64_t seed = 0;
   std::string output;
+  std::string device = "cpu";  // or a kind of device that is registered
   ModelSource model;
   data::DataConfig data;
   parallel::ParallelConfig parallel;

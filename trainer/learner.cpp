@@ -18,6 +18,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "core/text.h"
+#include "kernels/accelerator.h"
 #include "model/hf_folder.h"
 #include "parallel/text_exchange.h"
 #include "trainer/lr_schedule.h"
@@ -75,11 +76,17 @@ void Learner::load_model(const data::Tokenizer& tokenizer) {
   }
   for (auto* stage : stages_->models()) {
     stage->set_recompute(recompute_of(config_.train.recompute));
-    if (const auto recipe = config_.precision.recipe()) stage->use_fp8(*recipe);
+    const auto recipe = config_.precision.recipe();
+    if (recipe && options_.device.is_cpu()) stage->use_fp8(*recipe);  // devices take operands in bfloat16 as they are
   }
-  stages_->make_trainable(trains_adapters(), config_.precision.values());
-  fill_weights();
-  stages_->adopt_values();
+  if (kernels::accelerator_of(options_.device.type()) != nullptr) {
+    fill_weights();
+    stages_->make_trainable(trains_adapters(), config_.precision.values(), options_.device);
+  } else {  // in place: a host that trains has no room for the weights twice
+    stages_->make_trainable(trains_adapters(), config_.precision.values());
+    fill_weights();
+    stages_->adopt_values();
+  }
   if (config_.checkpoint.background) writer_ = std::make_unique<checkpoint::BackgroundWriter>(world_);
   optimizer_ = std::make_unique<AdamW>(stages_->buckets(), stages_->weights(trains_adapters()), config_.optimizer, config_.seed);
   if (writer_) writer_->prepare(owned_ranges());
@@ -248,6 +255,8 @@ TrainEnd Learner::finish(int64_t step) {
   for (const auto& text : peaks) peak = std::max<int64_t>(peak, std::stoll(text));
   run_.update_run_json({{"state", finished ? "finished" : "stopped"}, {"step", step}, {"peak_memory_bytes_per_rank", peak},
                         {"skipped_steps", skipped_total_}});
+  if (const auto* device = kernels::accelerator_of(options_.device.type()))
+    run_.update_run_json({{"device", options_.device.str()}, {"peak_device_memory_bytes", device->peak_bytes()}});
   log::info(finished ? "finished" : "stopped as asked; resume with the same command", " at step ", step,
             "; peak memory per rank ", format_bytes(peak), "; checkpoint ",
             (run_.checkpoints() / checkpoint::step_folder_name(step)).string());

@@ -30,6 +30,7 @@ struct TrainOptions {
   bool show_progress = true;
   /// Polled once a step; true on any rank: save and stop.
   std::function<bool()> stop_requested = [] { return false; };
+  c10::Device device = at::kCPU;  // where passes and updates run; TrainerConfig::device names its kind
 };
 
 enum class TrainEnd { kFinished, kStopped };

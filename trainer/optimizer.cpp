@@ -35,11 +35,14 @@ AdamW::AdamW(const std::vector<parallel::FlatBuckets*>& buckets, const std::vect
 }
 
 double AdamW::local_sum_of_squares() const {
-  double total = 0;
-  for (const auto& runs : runs_)
-    for (const auto& run : runs)
-      total += kernels::sum_of_squares(owned_.buckets()[run.bucket]->owned_gradient.const_data_ptr<float>() + run.begin, run.count);
-  return total;
+  at::Tensor total;
+  for (const auto& runs : runs_) {
+    for (const auto& run : runs) {
+      const at::Tensor sum = kernels::sum_of_squares(owned_.buckets()[run.bucket]->owned_gradient.narrow(0, run.begin, run.count));
+      total = total.defined() ? total.add_(sum) : sum;
+    }
+  }
+  return total.defined() ? total.item<double>() : 0.0;
 }
 
 void AdamW::update(const Run& run, const kernels::AdamWStep& step) const {
@@ -47,7 +50,7 @@ void AdamW::update(const Run& run, const kernels::AdamWStep& step) const {
   const kernels::MomentNoise noise{run.key + static_cast<uint64_t>(step.step) * 0x9E3779B97F4A7C15U, run.first};
   const kernels::Moments moments{exp_avg_[run.bucket].narrow(0, run.begin, run.count), exp_avg_sq_[run.bucket].narrow(0, run.begin, run.count),
                                  config_.moment_rounding == "stochastic" ? &noise : nullptr};
-  kernels::adamw(bucket.master.data_ptr<float>() + run.begin, bucket.owned_gradient.const_data_ptr<float>() + run.begin, moments, run.count, step);
+  kernels::adamw(bucket.master.detach().narrow(0, run.begin, run.count), bucket.owned_gradient.narrow(0, run.begin, run.count), moments, step);
 }
 
 void AdamW::step(double lr, int64_t step, double gradient_scale) {
@@ -77,9 +80,11 @@ std::vector<checkpoint::OwnedRange> AdamW::owned_ranges(const std::vector<model:
 
 void AdamW::load(const std::vector<model::NamedWeight>& weights, checkpoint::CheckpointReader& reader) {
   at::NoGradGuard no_grad;
-  for (const auto& weight : weights)
-    if (weight.parameter->trainable()) reader.read("weight", weight.name, 0, weight.view().view({-1}));
-  for (auto* flat : flat_) flat->adopt_values();
+  owned_.read("weight", owned_.weights(), weights, reader);
+  for (auto* flat : flat_) {
+    for (size_t b = flat->buckets().size(); b-- > 0;) flat->start_gather(b);
+    flat->finish_gather();
+  }
   owned_.read("exp_avg", exp_avg_, weights, reader);
   owned_.read("exp_avg_sq", exp_avg_sq_, weights, reader);
 }

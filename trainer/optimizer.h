@@ -26,7 +26,7 @@ class AdamW final {
 
   /// What this rank owns of weights and moments, by Hugging Face name.
   [[nodiscard]] std::vector<checkpoint::OwnedRange> owned_ranges(const std::vector<model::NamedWeight>& weights) const;
-  /// Fills weights (whole, on every rank) and this rank's moments from a checkpoint of any layout.
+  /// Fills this rank's masters and moments from a checkpoint of any layout, and from the masters the weights on every rank. Collective.
   void load(const std::vector<model::NamedWeight>& weights, checkpoint::CheckpointReader& reader);
 
  private:

@@ -14,7 +14,7 @@ namespace {
 using nlohmann::json;
 
 // Keys that change neither the model nor what it sees; a prefix ends with a dot.
-constexpr std::array kHarmless = {"name", "output", "train.steps", "train.sequences_per_microbatch", "train.recompute",
+constexpr std::array kHarmless = {"name", "output", "device", "train.steps", "train.sequences_per_microbatch", "train.recompute",
                                   "train.max_nonfinite_steps", "log.", "checkpoint.", "evaluate.", "parallel.",
                                   "communication.", "data.validation", "rl.samples_every", "rl.generation_batch"};
 

@@ -1,6 +1,7 @@
 #include "trainer/stage_run.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include "trainer/model_batch.h"
@@ -9,9 +10,24 @@ namespace tessera::trainer {
 
 using parallel::ActionKind;
 
+namespace {
+
+/// In double, in order; waits for the device once.
+double sum_of(const std::vector<at::Tensor>& losses) {
+  if (losses.empty()) return 0;
+  const at::Tensor all = at::stack(losses).to(at::kDouble).cpu();
+  double sum = 0;
+  for (int64_t i = 0; i < all.numel(); ++i) sum += all.const_data_ptr<double>()[i];
+  return sum;
+}
+
+}  // namespace
+
+StepLoss StageRun::loss() const { return {sum_of(losses_), sum_of(mtp_losses_)}; }
+
 StepRun::StepRun(const std::vector<std::unique_ptr<Stage>>& stages, const std::vector<data::MicroBatch>& micro_batches, const LossTerms& terms,
-                 bool training, int64_t dim)
-    : micro_batches_(micro_batches), terms_(terms), training_(training), dim_(dim) {
+                 bool training, const Boundary& boundary)
+    : micro_batches_(micro_batches), terms_(terms), training_(training), boundary_(boundary) {
   for (const auto& stage : stages) stages_[stage->number].stage = stage.get();
 }
 
@@ -23,7 +39,7 @@ void StepRun::expect(const std::vector<parallel::Step>& steps) {
 }
 
 std::vector<int64_t> StepRun::boundary_shape(int32_t microbatch) const {
-  return {passed_over(microbatch) ? 0 : static_cast<int64_t>(at(microbatch).tokens.size()), dim_};
+  return {passed_over(microbatch) ? 0 : static_cast<int64_t>(at(microbatch).tokens.size()), boundary_.dim};
 }
 
 at::Tensor StepRun::forward(int32_t number, int32_t microbatch, at::Tensor input) {
@@ -127,20 +143,20 @@ void StageRun::add_loss(model::CausalLM& model, int32_t microbatch, const kernel
   } else {
     main = model.loss(hidden, targets);
   }
-  loss_.cross_entropy += main.loss.item<double>();
+  losses_.push_back(main.loss.detach());
   kept.output = main.loss;
   if (terms().mtp_weights.empty()) return;
   const data::MicroBatch& micro = at(microbatch);
   kept.mtp = model::mtp_rows(micro.tokens, micro.segments, targets, terms().mtp_weights, micro.row_starts);
   for (const auto& module : model.mtp_losses(hidden, kept.mtp, terms().routing)) {
-    loss_.mtp += module.loss.item<double>();
+    mtp_losses_.push_back(module.loss.detach());
     kept.output = kept.output + module.loss;
   }
 }
 
 RehearsedRun::RehearsedRun(const std::vector<std::unique_ptr<Stage>>& stages, const std::vector<data::MicroBatch>& micro_batches,
                            const LossTerms& terms, const model::ModelConfig& config, const PassageSource& passages, bool blocks_again)
-    : StepRun(stages, micro_batches, terms, true, config.hidden_size), config_(config), passages_(passages), blocks_again_(blocks_again) {}
+    : StepRun(stages, micro_batches, terms, true, Boundary{config.hidden_size}), config_(config), passages_(passages), blocks_again_(blocks_again) {}
 
 at::Tensor RehearsedRun::boundary(int32_t microbatch) const {
   return at::empty(boundary_shape(microbatch), at::TensorOptions(at::kFloat).device(at::kMeta));

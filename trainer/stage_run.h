@@ -16,12 +16,13 @@ namespace tessera::trainer {
 class StepRun : public parallel::StageWork {
  public:
   StepRun(const std::vector<std::unique_ptr<Stage>>& stages, const std::vector<data::MicroBatch>& micro_batches, const LossTerms& terms,
-          bool training, int64_t dim);
+          bool training, const Boundary& boundary);
 
   /// Counts the weight gradients that are to come.
   void expect(const std::vector<parallel::Step>& steps);
 
   [[nodiscard]] std::vector<int64_t> boundary_shape(int32_t microbatch) const override;
+  [[nodiscard]] at::TensorOptions boundary_options() const override { return boundary_.options; }
   at::Tensor forward(int32_t number, int32_t microbatch, at::Tensor input) override;
   at::Tensor backward(int32_t number, int32_t microbatch, at::Tensor gradient, bool weights_later) override;
   void backward_weights(int32_t number, int32_t microbatch) override;
@@ -32,7 +33,6 @@ class StepRun : public parallel::StageWork {
   virtual void run_weights(const Stage& stage, int32_t microbatch) = 0;
 
   [[nodiscard]] const data::MicroBatch& at(int32_t microbatch) const { return micro_batches_[static_cast<size_t>(microbatch)]; }
-  [[nodiscard]] int64_t dim() const { return dim_; }
   [[nodiscard]] bool training() const { return training_; }
   [[nodiscard]] const LossTerms& terms() const { return terms_; }
 
@@ -49,14 +49,15 @@ class StepRun : public parallel::StageWork {
   const std::vector<data::MicroBatch>& micro_batches_;
   const LossTerms& terms_;
   bool training_;
-  int64_t dim_;
+  Boundary boundary_;
 };
 
 /// A step, or an evaluation, with the model.
 class StageRun final : public StepRun {
  public:
   using StepRun::StepRun;
-  [[nodiscard]] const StepLoss& loss() const { return loss_; }
+  /// Of what has run so far.
+  [[nodiscard]] StepLoss loss() const;
   /// Most forwards that were kept at a time for their backward.
   [[nodiscard]] size_t peak_kept() const { return peak_kept_; }
 
@@ -76,7 +77,7 @@ class StageRun final : public StepRun {
 
   std::map<std::pair<int32_t, int32_t>, Kept> kept_;  // by stage and micro-batch
   size_t peak_kept_ = 0;
-  StepLoss loss_;
+  std::vector<at::Tensor> losses_, mtp_losses_;  // scalars, wherever they were made
 };
 
 /// A step's exchanges without computation.

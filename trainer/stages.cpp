@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "parallel/pipeline_check.h"
 #include "trainer/stage_run.h"
 
@@ -81,13 +82,19 @@ parallel::Communicator& Stages::group(Replicas replicas) const {
   return groups_->stage();
 }
 
-void Stages::make_trainable(bool adapters, at::ScalarType values) {
+void Stages::make_trainable(bool adapters, at::ScalarType values, c10::Device device) {
   values_ = values;
+  device_ = device;
+  const bool narrow = kernels::accelerator_of(device.type()) != nullptr;
   using Items = std::vector<parallel::FlatBuckets::Item>;
   const auto make = [&](const Items& items, Replicas replicas, int zero_stage, std::string name) -> parallel::FlatBuckets* {
     if (items.empty()) return nullptr;
+    const bool nowhere = items.front().parameter->value.is_meta();
     buckets_.push_back(std::make_unique<parallel::FlatBuckets>(
-        items, group(replicas), parallel::BucketOptions{.zero_stage = zero_stage, .values = values_, .name = std::move(name)}));
+        items, group(replicas),
+        parallel::BucketOptions{.zero_stage = zero_stage, .values = values_,
+                                .storage = at::TensorOptions(narrow ? values_ : at::kFloat).device(nowhere ? c10::Device(at::kMeta) : device_),
+                                .name = std::move(name)}));
     return buckets_.back().get();
   };
   Items ends;  // an embedding that several stages use
@@ -115,6 +122,17 @@ void Stages::make_trainable(bool adapters, at::ScalarType values) {
       if (made != nullptr) stage->buckets.push_back(made);
   }
   make(ends, Replicas::kEnds, 1, "both ends");  // whose stages come to a micro-batch at different times
+  if (narrow) move_the_rest();
+}
+
+/// What no bucket holds: frozen weights, and buffers, which stay float32.
+void Stages::move_the_rest() {
+  std::set<const kernels::Parameter*> seen;
+  for (const auto& weight : weights(false)) {
+    kernels::Parameter& parameter = *weight.parameter;
+    if (parameter.trainable() || !seen.insert(&parameter).second) continue;
+    parameter.value = parameter.value.to(device_).to(weight.buffer ? at::kFloat : values_);
+  }
 }
 
 void Stages::adopt_values() {
@@ -178,7 +196,7 @@ data::StepPlan Stages::step_plan(const StepConfig& config, int64_t first_step) c
 }
 
 StepLoss Stages::forward_backward(const data::StepBatch& batch, const LossTerms& terms) {
-  StageRun run(stages_, batch.micro_batches, terms, true, config_.hidden_size);
+  StageRun run(stages_, batch.micro_batches, terms, true, boundary());
   const auto& plan = carry_out(batch, run);
   const int32_t allowed = parallel::peak_activations(plan)[static_cast<size_t>(mesh_.coordinate("pp"))];
   TESSERA_CHECK(static_cast<int32_t>(run.peak_kept()) <= allowed, "kept ", run.peak_kept(), " micro-batches' activations, ", plan.name, " allows ", allowed);
@@ -188,6 +206,11 @@ StepLoss Stages::forward_backward(const data::StepBatch& batch, const LossTerms&
 void Stages::rehearse(const data::StepBatch& batch, const LossTerms& terms, const PassageSource& passages, bool blocks_again) {
   RehearsedRun run(stages_, batch.micro_batches, terms, config_, passages, blocks_again);
   carry_out(batch, run);
+}
+
+Boundary Stages::boundary() const {
+  const bool narrow = kernels::accelerator_of(device_.type()) != nullptr;
+  return {config_.hidden_size, at::TensorOptions(narrow ? values_ : at::kFloat).device(device_)};
 }
 
 const parallel::PipelineSchedule& Stages::carry_out(const data::StepBatch& batch, StepRun& run) {
@@ -204,7 +227,7 @@ double Stages::evaluate(const std::vector<data::MicroBatch>& micro_batches, Obje
   const parallel::MicrobatchRule rule = microbatch_rule();
   const auto plan = parallel::make_forward_only(schedule(std::max(rule.at_least, rule.multiple_of)), count);
   const LossTerms terms{.target_weight = 1.0f, .mtp_weights = {}, .routing = {}, .objective = objective};
-  StageRun run(stages_, micro_batches, terms, false, config_.hidden_size);
+  StageRun run(stages_, micro_batches, terms, false, boundary());
   runtime_.run(plan, run);
   return run.loss().cross_entropy;
 }

@@ -27,6 +27,12 @@ struct Stage {
 
 class StepRun;
 
+/// What stages hand on: rows of so many numbers, their type and place.
+struct Boundary {
+  int64_t dim = 0;
+  at::TensorOptions options = at::TensorOptions(at::kFloat);
+};
+
 /// The rows of a layer's next exchange of tokens, given those of this rank; see moe::rehearse.
 using PassageSource = std::function<moe::Passage(const parallel::Communicator& group, int64_t tokens)>;
 
@@ -47,9 +53,10 @@ class Stages final {
   [[nodiscard]] const std::vector<std::unique_ptr<Stage>>& stages() const { return stages_; }
   /// The checked schedule of a step of so many micro-batches.
   const parallel::PipelineSchedule& schedule(int32_t microbatches);
-  /// Moves what is trained into flat buckets: the adapters, or all weights. `values`: the dtype that passes take them in.
-  void make_trainable(bool adapters, at::ScalarType values = at::kFloat);
-  /// All weights have been written: rounds them to the dtype of make_trainable, but for correction biases.
+  /// Moves what is trained into flat buckets: the adapters, or all weights. `values`: the dtype that passes take them in. `device`: where
+  /// passes run; when it is not where the weights are, these must have been written before, and all of them move.
+  void make_trainable(bool adapters, at::ScalarType values = at::kFloat, c10::Device device = at::kCPU);
+  /// All weights have been written since: rounds them to the dtype of make_trainable, but for correction biases.
   void adopt_values();
   [[nodiscard]] std::vector<parallel::FlatBuckets*> buckets() const;
   /// Weights of this rank, each once. `adapters`: theirs only.
@@ -75,6 +82,8 @@ class Stages final {
   [[nodiscard]] bool bidirectional() const { return placement_.routes.size() > 1; }
 
  private:
+  void move_the_rest();
+  [[nodiscard]] Boundary boundary() const;
   const parallel::PipelineSchedule& carry_out(const data::StepBatch& batch, StepRun& run);
   [[nodiscard]] parallel::Communicator& group(model::CausalLM::Replicas replicas) const;
 
@@ -86,6 +95,7 @@ class Stages final {
   int32_t stages_per_rank_;
   int zero_stage_;
   at::ScalarType values_ = at::kFloat;
+  c10::Device device_ = at::kCPU;
   bool mtp_;
   std::map<int32_t, parallel::PipelineSchedule> schedules_;  // by number of micro-batches
   std::unique_ptr<parallel::ReplicaGroups> groups_;
