@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/fp8/operands.h"
 #include "kernels/gemm.h"
@@ -170,9 +171,47 @@ struct GroupedLinearFunction : torch::autograd::Function<GroupedLinearFunction> 
   }
 };
 
+/// The same on a device, where the offsets lie.
+struct DeviceGroupedLinearFunction : torch::autograd::Function<DeviceGroupedLinearFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& /*anchor*/, const GroupedLinearSpec* spec, const RowGroups& groups) {
+    const at::Tensor u = spec->prologue == Prologue::kSwiglu ? swiglu(x) : x;
+    ctx->save_for_backward({x, groups.device_offsets});
+    ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
+    ctx->saved_data["offsets"] = groups.offsets;
+    return accelerator_of(x)->grouped_product(u, spec->weight->value, Transpose::kYes, groups);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto& spec = *reinterpret_cast<const GroupedLinearSpec*>(ctx->saved_data["spec"].toInt());
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor x = saved[0], dy = gradients[0].contiguous();
+    RowGroups groups(ctx->saved_data["offsets"].toIntVector());
+    groups.device_offsets = saved[1];
+    const Accelerator& device = *accelerator_of(dy);
+    const bool gated = spec.prologue == Prologue::kSwiglu;
+    if (spec.weight->trainable())
+      spec.weight->now_or_later([dy, x, groups, gated, &spec, &device] {
+        const at::NoGradGuard no_grad;
+        device.add_grouped_gradient(dy, gated ? swiglu(x) : x, groups, spec.weight->open_gradient());
+        spec.weight->gradient_added();
+      });
+    at::Tensor dx;
+    if (ctx->needs_input_grad(0)) {
+      dx = device.grouped_product(dy, spec.weight->value, Transpose::kNo, groups);
+      if (gated) dx = swiglu_backward(dx, x);
+    }
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
 }  // namespace
 
-at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, PassKind kind) {
+at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const RowGroups& groups, PassKind kind) {
+  if (accelerator_of(x) != nullptr) {
+    spec.weight->await();
+    return DeviceGroupedLinearFunction::apply(x, spec.weight->value, &spec, groups);
+  }
+  const std::vector<int64_t>& offsets = groups.offsets;
   const int64_t width = spec.weight->value.size(1) * (spec.prologue == Prologue::kSwiglu ? 2 : 1);
   TESSERA_CHECK(x.dim() == 2 && x.is_contiguous() && x.size(1) == width && static_cast<int64_t>(offsets.size()) == spec.experts + 1 &&
                     offsets.back() == x.size(0),

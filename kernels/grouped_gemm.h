@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/linear.h"
+#include "kernels/row_groups.h"
 
 namespace tessera::kernels {
 
@@ -21,10 +22,10 @@ struct GroupedLinearSpec {
 };
 
 /// u = prologue(x); y[r] = W_e u[r] for the rows r in [offsets[e], offsets[e + 1]). x: [N, in], or [N, 2 in] (gate, up) with
-/// kSwiglu; offsets: E + 1 ascending from 0 to N. Returns [N, out]. `spec` must outlive the backward pass.
+/// kSwiglu; offsets: those of `groups`. Returns [N, out]. `spec` must outlive the backward pass.
 /// A row's bits do not depend on how many others there are. Decoding takes a kernel for few rows. In FP8, tiles along rows begin
 /// anew with each expert.
-at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets,
+at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const RowGroups& groups,
                           PassKind kind = PassKind::kTraining);
 
 }  // namespace tessera::kernels

@@ -167,18 +167,23 @@ struct CombineFunction : torch::autograd::Function<CombineFunction> {
   }
 };
 
+/// As int32.
+template <typename T>
+at::Tensor uploaded(const std::vector<T>& values, const Accelerator& device) {
+  at::Tensor narrow = at::empty({static_cast<int64_t>(values.size())}, at::kInt);
+  std::transform(values.begin(), values.end(), narrow.data_ptr<int32_t>(), [](T value) { return static_cast<int32_t>(value); });
+  return device.upload(narrow);
+}
+
 }  // namespace
 
 void RowMap::copy_to(const Accelerator& device) {
-  const auto there = [&](const auto& values) {
-    at::Tensor narrow = at::empty({static_cast<int64_t>(values.size())}, at::kInt);
-    std::transform(values.begin(), values.end(), narrow.data_ptr<int32_t>(), [](auto value) { return static_cast<int32_t>(value); });
-    return device.upload(narrow);
-  };
-  device_row_of = there(row_of).view({tokens, choices});
-  device_slot_of = there(slot_of);
-  device_keys = there(keys).view({tokens, choices});
+  device_row_of = uploaded(row_of, device).view({tokens, choices});
+  device_slot_of = uploaded(slot_of, device);
+  device_keys = uploaded(keys, device).view({tokens, choices});
 }
+
+void RowGroups::copy_to(const Accelerator& device) { device_offsets = uploaded(offsets, device); }
 
 at::Tensor gather_rows(const at::Tensor& x, const RowMapPtr& map) {
   TESSERA_CHECK(x.is_contiguous() && x.size(0) == map->tokens, "gather_rows of ", x.sizes());

@@ -9,6 +9,8 @@
 
 namespace tessera::kernels {
 
+class Accelerator;
+
 /// E + 1 numbers that ascend from 0 to N: on the host, or where they were counted on a device, there.
 struct RowGroups {
   std::vector<int64_t> offsets;
@@ -16,6 +18,11 @@ struct RowGroups {
 
   RowGroups() = default;
   RowGroups(std::vector<int64_t> host) : offsets(std::move(host)) {}  // NOLINT(google-explicit-constructor): a list of offsets is one
+
+  [[nodiscard]] int64_t experts() const {
+    return device_offsets.defined() ? device_offsets.numel() - 1 : static_cast<int64_t>(offsets.size()) - 1;
+  }
+  void copy_to(const Accelerator& device);
 };
 
 }  // namespace tessera::kernels

@@ -66,7 +66,7 @@ class MoeLayer final : public FeedForward {
     const auto dispatch = dispatcher_->dispatch(u_TD, router_.route(u_TD, pass.segments, pass.routing));
     const at::Tensor inner = shared_ ? shared_->begin(u_TD, pass) : at::Tensor();
     const moe::Arrived arrived = dispatch->arrive();
-    dispatch->send_back(experts_.forward(arrived.rows, arrived.offsets, pass.kind));
+    dispatch->send_back(experts_.forward(arrived.rows, arrived.groups, pass.kind));
     return dispatch->combine(shared_ ? shared_->finish(inner, pass, x_TD) : x_TD);
   }
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/permute.h"
 #include "parallel/row_exchange.h"
 
@@ -30,7 +31,10 @@ std::vector<int64_t> by_source(const at::Tensor& sources, int64_t tokens) {
 }
 
 /// Rows sorted by expert [0, num_experts), within an expert by source and token; a choice of -1 gets none.
-RowMapPtr sort_by_expert(const Departure& tokens, int64_t num_experts, std::vector<int64_t>& offsets) {
+RowMapPtr sort_by_expert(const Departure& tokens, int64_t num_experts, kernels::RowGroups& groups) {
+  const kernels::Accelerator* device = kernels::accelerator_of(tokens.x);
+  if (device != nullptr && !tokens.planned_on_host) return device->sort_by_expert(tokens.experts, num_experts, groups);
+  std::vector<int64_t>& offsets = groups.offsets;
   auto map = std::make_shared<RowMap>();
   map->tokens = tokens.experts.size(0);
   map->choices = tokens.experts.size(1);
@@ -53,6 +57,10 @@ RowMapPtr sort_by_expert(const Departure& tokens, int64_t num_experts, std::vect
       map->slot_of[static_cast<size_t>(row)] = slot;
     }
   }
+  if (device != nullptr) {
+    map->copy_to(*device);
+    groups.copy_to(*device);
+  }
   return map;
 }
 
@@ -60,15 +68,15 @@ RowMapPtr sort_by_expert(const Departure& tokens, int64_t num_experts, std::vect
 class LocalDispatch final : public Dispatch {
  public:
   LocalDispatch(const Departure& tokens, int64_t num_experts)
-      : x_(tokens.x), weights_(tokens.weights), map_(sort_by_expert(tokens, num_experts, offsets_)) {}
+      : x_(tokens.x), weights_(tokens.weights), map_(sort_by_expert(tokens, num_experts, groups_)) {}
 
-  Arrived arrive() override { return {kernels::gather_rows(x_, map_), offsets_}; }
+  Arrived arrive() override { return {kernels::gather_rows(x_, map_), groups_}; }
   void send_back(const at::Tensor& outputs) override { outputs_ = outputs; }
   at::Tensor combine(const at::Tensor& base) override { return kernels::combine_rows(outputs_, weights_, base, map_); }
 
  private:
   at::Tensor x_, weights_, outputs_;
-  std::vector<int64_t> offsets_;
+  kernels::RowGroups groups_;
   RowMapPtr map_;
 };
 
@@ -83,6 +91,12 @@ class LocalDispatcher final : public Dispatcher {
  private:
   int64_t num_experts_;
 };
+
+/// What is exchanged is planned by the host, which waits for a device's choices.
+Departure on_host(Departure tokens) {
+  tokens.experts = tokens.experts.cpu();
+  return tokens;
+}
 
 /// Which tokens go to which member of a group, and the experts that each is to visit there.
 struct Plan {
@@ -137,6 +151,7 @@ Plan plan_departure(const Departure& tokens, int64_t members, int64_t experts_pe
     }
     if (width > choices) labels[row * width + choices] = sources != nullptr ? sources[token] : source;
   });
+  if (const auto* device = kernels::accelerator_of(tokens.x)) map->copy_to(*device);
   plan.map = map;
   return plan;
 }
@@ -156,7 +171,7 @@ class AllToAllDispatch final : public Dispatch {
  public:
   AllToAllDispatch(const Departure& tokens, const Hop& hop) : hop_(hop), choices_(tokens.experts.size(1)) {
     const auto members = static_cast<size_t>(hop.group.size());
-    const Plan plan = plan_departure(tokens, hop.group.size(), hop.experts_per_member, hop.source);
+    const Plan plan = plan_departure(on_host(tokens), hop.group.size(), hop.experts_per_member, hop.source);
     map_ = plan.map;
     departing_ = plan.counts;
     at::Tensor sent = at::empty({static_cast<int64_t>(members)}, at::kLong), received = at::empty_like(sent);
@@ -180,6 +195,7 @@ class AllToAllDispatch final : public Dispatch {
     Departure here;
     here.weights = weights_way_->finish(weights_);
     here.x = there_->finish(rows_);
+    here.planned_on_host = true;
     here.experts = labels_.narrow(1, 0, choices_).contiguous();
     if (labels_.size(1) > choices_) here.sources = labels_.select(1, choices_).contiguous();
     base_ = at::zeros({here.x.size(0), here.x.size(1)}, here.x.options());

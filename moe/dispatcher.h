@@ -3,7 +3,7 @@
 //   auto dispatch = dispatcher.dispatch(x, routing);      rows set out
 //   ... work that needs no expert ...
 //   const Arrived arrived = dispatch->arrive();
-//   dispatch->send_back(experts.forward(arrived.rows, arrived.offsets));
+//   dispatch->send_back(experts.forward(arrived.rows, arrived.groups));
 //   ... more of it ...
 //   y = dispatch->combine(base);
 //
@@ -20,14 +20,15 @@
 #include <string>
 #include <vector>
 
+#include "kernels/row_groups.h"
 #include "moe/router.h"
 #include "parallel/mesh.h"
 
 namespace tessera::moe {
 
 struct Arrived {
-  at::Tensor rows;               // [N, D], sorted by expert
-  std::vector<int64_t> offsets;  // [E + 1]: expert e of this rank has the rows [offsets[e], offsets[e + 1])
+  at::Tensor rows;            // [N, D], sorted by expert
+  kernels::RowGroups groups;  // of this rank's experts
 };
 
 /// One pass of a layer's tokens to the experts and back.
@@ -46,7 +47,8 @@ struct Departure {
   at::Tensor x;        // [T, D]
   at::Tensor weights;  // [T, K] float32
   at::Tensor experts;  // [T, K] int32, counted from the dispatcher's first; -1: elsewhere
-  at::Tensor sources;  // [T] int32: the ranks they come from; undefined: all from one
+  at::Tensor sources;  // [T] int32, on the host: the ranks they come from; undefined: all from one
+  bool planned_on_host = false;  // `experts` lies on the host, wherever x does
 };
 
 class Dispatcher {

@@ -26,9 +26,6 @@ using kernels::Transpose;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// As transformers has it: a token whose chosen scores are all 0 gets weights 0, not NaN.
-constexpr float kNormEpsilon = 1e-20f;
-
 /// What a forward pass keeps for the backward pass besides tensors.
 struct RouteState : torch::CustomClassHolder {
   MoeConfig config;

@@ -12,8 +12,6 @@ namespace tessera::moe {
 
 namespace {
 
-constexpr float kNormEpsilon = 1e-20f;  // as in router.cpp
-
 at::Tensor chosen_sum(const at::Tensor& chosen, const MoeConfig& config) {
   return config.norm_topk_prob ? chosen.sum(1, true).add(kNormEpsilon) : at::ones_like(chosen.narrow(1, 0, 1));
 }

@@ -13,6 +13,9 @@
 
 namespace tessera::moe {
 
+/// As transformers has it: a token whose chosen scores are all 0 gets weights 0, not NaN.
+constexpr float kNormEpsilon = 1e-20f;
+
 /// weights [T, K] of the chosen scores. scores: [T, E] float32; experts: [T, K] int32.
 [[nodiscard]] at::Tensor chosen_weights(const at::Tensor& scores, const at::Tensor& experts, const MoeConfig& config);
 /// Gradient of the scores [T, E] from that of the weights.

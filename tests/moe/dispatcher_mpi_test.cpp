@@ -51,7 +51,7 @@ Result run(const Dispatcher& dispatcher, const Tokens& tokens, const at::Tensor&
                    base = tokens.base.clone().requires_grad_(true);
   const auto dispatch = dispatcher.dispatch(x, {weights, tokens.experts});
   const Arrived arrived = dispatch->arrive();
-  dispatch->send_back(experts.forward(arrived.rows, arrived.offsets));
+  dispatch->send_back(experts.forward(arrived.rows, arrived.groups));
   const at::Tensor y = dispatch->combine(base);
   (y * tokens.direction).sum().backward();
   return {y.detach(), x.grad(), weights.grad(), base.grad(), experts.gate_up()->gradient, experts.down()->gradient};
