@@ -62,7 +62,11 @@ void check_tools() {
   if (!kernels::onednn_available())
     line("missing", "oneDNN (libdnnl.so.2): on processors that are not Intel's it multiplies faster (Debian: apt-get install libdnnl2)");
   const bool gpu = ::access("/dev/nvidia0", F_OK) == 0;
-  line("ok", gpu ? "a GPU is there; this version computes on the CPU" : "no GPU; this version computes on the CPU");
+#ifdef TESSERA_CUDA
+  line("ok", gpu ? "a GPU is there: recipes with device: cuda train on it" : "no GPU here; this build could train on one");
+#else
+  line("ok", gpu ? "a GPU is there; build with -DTESSERA_CUDA=ON to train on it, this build computes on the CPU" : "no GPU; computing on the CPU");
+#endif
 }
 
 void check_devices(const parallel::DeviceRegistry& devices) {

@@ -3,6 +3,8 @@
 #include <c10/cuda/CUDAFunctions.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
+#include "kernels/cuda/accelerator.h"
+
 namespace tessera::parallel {
 
 DeviceKind make_cuda_kind() {
@@ -19,6 +21,7 @@ DeviceKind make_cuda_kind() {
   };
   kind.diagnosis = [] { return c10d::dump_nccl_trace_json(/*includeCollectives=*/true, /*onlyActive=*/true); };
   // The process group's own watchdog would end the process before we can say why; its recorder is off by default.
+  kind.accelerator = &kernels::cuda::accelerator();
   kind.environment = {{"TORCH_NCCL_ASYNC_ERROR_HANDLING", "0"}, {"TORCH_NCCL_ENABLE_MONITORING", "0"}, {"TORCH_NCCL_TRACE_BUFFER_SIZE", "2000"}};
   return kind;
 }

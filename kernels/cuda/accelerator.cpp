@@ -1,0 +1,145 @@
+#include "kernels/cuda/accelerator.h"
+
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+
+#include <mutex>
+#include <utility>
+
+namespace tessera::kernels::cuda {
+
+namespace {
+
+constexpr int64_t kFlashHeadDim = 256;  // at most
+constexpr int64_t kAlignment = 8;       // bfloat16 numbers in the 16 bytes by which a grouped product's rows are read
+
+/// Sequences as flash attention takes them.
+struct Sequences {
+  at::Tensor starts;  // [S + 1] int32, on the device
+  int64_t longest = 0;
+};
+
+/// Tokens of no segment attend to themselves as sequences of their own: nobody looks at what comes out.
+std::pair<std::vector<int32_t>, int64_t> sequence_starts(const std::vector<Segment>& segments, int64_t tokens) {
+  std::vector<int32_t> starts = {0};
+  int64_t longest = 0;
+  const auto close = [&](int64_t end) {
+    if (end == starts.back()) return;
+    longest = std::max(longest, end - starts.back());
+    starts.push_back(static_cast<int32_t>(end));
+  };
+  for (const Segment& s : segments) {
+    close(s.start);
+    close(s.start + s.length);
+  }
+  close(tokens);
+  return {std::move(starts), longest};
+}
+
+class CudaAccelerator final : public TensorAccelerator {
+ public:
+  CudaAccelerator() : TensorAccelerator(at::kCUDA) {}
+
+  // From pinned memory, so that the host does not wait until the device has come so far.
+  at::Tensor upload(const at::Tensor& host) const override {
+    return host.numel() == 0 ? host.to(at::kCUDA) : host.pin_memory().to(at::kCUDA, /*non_blocking=*/true);
+  }
+
+  int64_t peak_bytes() const override {
+    const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(c10::cuda::current_device());
+    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  }
+
+  void attend(const HeadLayout& l, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out, const at::Tensor& lse) const override {
+    if (!suits_flash(l, operands, plan)) return TensorAccelerator::attend(l, operands, plan, out, lse);
+    const Sequences sequences = sequences_of(plan, out.size(0));
+    const auto [q, k, v] = flash_operands(l, operands);
+    const auto result = at::_flash_attention_forward(q, k, v, sequences.starts, sequences.starts, sequences.longest, sequences.longest, 0.0,
+                                                     /*is_causal=*/true, /*return_debug_mask=*/false, double{l.scale});
+    by_head(out, l.heads, l.value_dim).copy_(std::get<0>(result).narrow(2, 0, l.value_dim));
+    at::Tensor(lse).copy_(std::get<1>(result).view(lse.sizes()));
+  }
+
+  void attend_backward(const HeadLayout& l, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out, const at::Tensor& lse,
+                       const at::Tensor& d_out, const Operands& gradients) const override {
+    if (!suits_flash(l, operands, plan)) return TensorAccelerator::attend_backward(l, operands, plan, out, lse, d_out, gradients);
+    const Sequences sequences = sequences_of(plan, out.size(0));
+    const auto [q, k, v] = flash_operands(l, operands);
+    const int64_t width = l.key_dim + l.shared_dim;
+    const auto values = [&](const at::Tensor& x) { return padded(by_head(x, l.heads, l.value_dim), width); };
+    const at::Tensor no_dropout = at::zeros({2}, lse.options().dtype(at::kLong));
+    const auto [d_q, d_k, d_v] = at::_flash_attention_backward(values(d_out), q, k, v, values(out), lse, sequences.starts, sequences.starts, sequences.longest,
+                                                               sequences.longest, 0.0, /*is_causal=*/true, no_dropout, no_dropout, double{l.scale});
+    by_head(gradients.q, l.heads, width).copy_(d_q);
+    spaced(gradients.k, l.key_value_heads, l.key_step, l.key_dim).add_(d_k.narrow(2, 0, l.key_dim));
+    spaced(gradients.v, l.key_value_heads, l.value_step, l.value_dim).add_(d_v.narrow(2, 0, l.value_dim));
+    if (l.shared_dim > 0) at::Tensor(gradients.shared).add_(d_k.narrow(2, l.key_dim, l.shared_dim).transpose(0, 1));
+  }
+
+  at::Tensor grouped_product(const at::Tensor& x, const at::Tensor& w, Transpose transpose, const RowGroups& groups) const override {
+    if (!suits_grouped(x, w)) return TensorAccelerator::grouped_product(x, w, transpose, groups);
+    const at::Tensor stack = w.view({groups.experts(), -1, w.size(1)});
+    return at::_grouped_mm(x, transpose == Transpose::kYes ? stack.transpose(1, 2) : stack, ends_of(groups));
+  }
+
+  void add_grouped_gradient(const at::Tensor& dy, const at::Tensor& u, const RowGroups& groups, const at::Tensor& gradient) const override {
+    if (!suits_grouped(dy, u) || dy.size(0) == 0) return TensorAccelerator::add_grouped_gradient(dy, u, groups, gradient);
+    at::Tensor(gradient).add_(at::_grouped_mm(dy.t(), u, ends_of(groups)).view(gradient.sizes()));
+  }
+
+ protected:
+  at::Tensor product_in(const at::Tensor& a, const at::Tensor& b, at::ScalarType type) const override { return at::mm(a, b, type); }
+
+ private:
+  static at::Tensor spaced(const at::Tensor& matrix, int64_t heads, int64_t step, int64_t dim) {
+    return matrix.as_strided({matrix.size(0), heads, dim}, {matrix.stride(0), step, 1}, matrix.storage_offset());
+  }
+  static at::Tensor by_head(const at::Tensor& matrix, int64_t heads, int64_t dim) { return spaced(matrix, heads, dim, dim); }
+  static at::Tensor padded(const at::Tensor& heads, int64_t width) {
+    return heads.size(2) == width ? heads : at::constant_pad_nd(heads, {0, width - heads.size(2)});
+  }
+
+  /// Queries, keys and values need heads of one width: MLA's values are padded.
+  static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_operands(const HeadLayout& l, const Operands& x) {
+    const int64_t width = l.key_dim + l.shared_dim;
+    at::Tensor k = spaced(x.k, l.key_value_heads, l.key_step, l.key_dim);
+    if (l.shared_dim > 0) k = at::cat({k, x.shared.narrow(1, 0, l.shared_dim).unsqueeze(1).expand({-1, l.key_value_heads, -1})}, 2);
+    return {by_head(x.q, l.heads, width), k, padded(spaced(x.v, l.key_value_heads, l.value_step, l.value_dim), width)};
+  }
+
+  static bool suits_flash(const HeadLayout& l, const Operands& x, const SegmentPlan& plan) {
+    const bool branches = std::any_of(plan.segments.begin(), plan.segments.end(), [](const Segment& s) { return s.parent >= 0; });
+    const int64_t width = l.key_dim + l.shared_dim;
+    return x.q.scalar_type() == at::kBFloat16 && x.q.size(0) > 0 && !branches && width <= kFlashHeadDim && width % kAlignment == 0 && l.value_dim <= width;
+  }
+  static bool suits_grouped(const at::Tensor& x, const at::Tensor& w) {
+    return x.scalar_type() == at::kBFloat16 && w.scalar_type() == at::kBFloat16 && x.size(1) % kAlignment == 0 && w.size(1) % kAlignment == 0;
+  }
+  static at::Tensor ends_of(const RowGroups& groups) { return groups.device_offsets.narrow(0, 1, groups.experts()); }
+
+  /// All layers of a pass ask for the same.
+  Sequences sequences_of(const SegmentPlan& plan, int64_t tokens) const {
+    const std::lock_guard lock(mutex_);
+    if (!last_.starts.defined() || tokens != last_tokens_ || plan.segments != last_segments_) {
+      const auto [starts, longest] = sequence_starts(plan.segments, tokens);
+      last_ = {upload(at::tensor(starts, at::kInt)), longest};
+      last_segments_ = plan.segments;
+      last_tokens_ = tokens;
+    }
+    return last_;
+  }
+
+  mutable std::mutex mutex_;
+  mutable Sequences last_;
+  mutable std::vector<Segment> last_segments_;
+  mutable int64_t last_tokens_ = -1;
+};
+
+}  // namespace
+
+const Accelerator& accelerator() {
+  static const CudaAccelerator& all = *new CudaAccelerator;  // never destroyed: the driver goes first
+  return all;
+}
+
+}  // namespace tessera::kernels::cuda
