@@ -13,6 +13,7 @@
 #include "kernels/attention.h"
 #include "kernels/attention_core.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/fp8/quantize.h"
 #include "kernels/gemm.h"
 #include "kernels/grouped_gemm.h"
 #include "kernels/optimizer.h"
@@ -81,6 +82,13 @@ class Accelerator {
                                 const at::Tensor& softmax) const = 0;
   /// y[indices[i]] += rows[i], in order. indices: [N] int64.
   virtual void add_rows(const at::Tensor& rows, const at::Tensor& indices, const at::Tensor& y) const = 0;
+
+  /// As fp8/quantize.h's, of float32 or bfloat16. `transposed`: codes and scales as those of x^T.
+  virtual fp8::Quantized quantize(const at::Tensor& x, const fp8::Scheme& scheme, bool transposed) const = 0;
+  virtual at::Tensor dequantize(const fp8::Quantized& x, const fp8::Scheme& scheme, at::ScalarType type) const = 0;
+  /// a b^T [M, N] in `type` from codes a [M, K] and b [N, K].
+  virtual at::Tensor scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
+                                    at::ScalarType type) const = 0;
 
   virtual void adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) const = 0;
   /// A float64 scalar on the device.

@@ -309,6 +309,50 @@ void TensorAccelerator::softmax_gradient(const at::Tensor& logits, const at::Ten
 
 void TensorAccelerator::add_rows(const at::Tensor& rows, const at::Tensor& indices, const at::Tensor& y) const { at::Tensor(y).index_add_(0, indices, rows); }
 
+namespace {
+
+/// A matrix in whole tiles [R / tile rows, tile rows, C / tile columns, tile columns], zeros behind it.
+at::Tensor in_tiles(const at::Tensor& x, const fp8::Tile& tile) {
+  const int64_t rows = tile.rows > 0 ? tile.rows : std::max<int64_t>(1, x.size(0)), columns = tile.columns > 0 ? tile.columns : std::max<int64_t>(1, x.size(1));
+  const int64_t down = (x.size(0) + rows - 1) / rows, across = (x.size(1) + columns - 1) / columns;
+  return at::constant_pad_nd(x, {0, across * columns - x.size(1), 0, down * rows - x.size(0)}).view({down, rows, across, columns});
+}
+at::Tensor out_of_tiles(const at::Tensor& tiles, const at::Tensor& like) {
+  return tiles.reshape({tiles.size(0) * tiles.size(1), tiles.size(2) * tiles.size(3)}).slice(0, 0, like.size(0)).slice(1, 0, like.size(1));
+}
+
+at::Tensor rounded_up_to_a_power_of_two(const at::Tensor& scale) {
+  const auto [mantissa, exponent] = at::frexp(scale);  // in [0.5, 1)
+  return at::ldexp(at::ones_like(scale), exponent - mantissa.eq(0.5).to(at::kInt));
+}
+
+}  // namespace
+
+fp8::Quantized TensorAccelerator::quantize(const at::Tensor& x, const fp8::Scheme& scheme, bool transposed) const {
+  const bool e4m3 = scheme.format == fp8::Format::kE4m3;
+  const double largest = e4m3 ? 448 : 57344;
+  const at::Tensor tiles = in_tiles(wide(x), scheme.tile), finite = tiles.isfinite();
+  const at::Tensor amax = at::where(finite, tiles.abs(), 0.0).amax({1, 3});
+  at::Tensor scale = at::where(amax.eq(0), 1.0, amax.div(static_cast<float>(largest))).to(at::kFloat).clamp_min(0x1p-126);
+  if (scheme.power_of_two_scales) scale = rounded_up_to_a_power_of_two(scale);
+  const at::Tensor scaled = tiles * scale.reciprocal().unsqueeze(1).unsqueeze(3);
+  // LibTorch's casts do not saturate.
+  at::Tensor bounded = at::where(finite, scaled.clamp(-largest, largest), scaled);
+  if (e4m3) bounded = bounded.masked_fill(finite.logical_not(), std::numeric_limits<float>::quiet_NaN());
+  const at::Tensor codes = out_of_tiles(bounded, x).to(e4m3 ? at::kFloat8_e4m3fn : at::kFloat8_e5m2);
+  if (!transposed) return {codes.contiguous(), scale};
+  return {codes.t().contiguous(), scale.t().contiguous()};
+}
+
+at::Tensor TensorAccelerator::dequantize(const fp8::Quantized& x, const fp8::Scheme& scheme, at::ScalarType type) const {
+  return out_of_tiles(in_tiles(wide(x.codes), scheme.tile) * x.scales.unsqueeze(1).unsqueeze(3), x.codes).to(type).contiguous();
+}
+
+at::Tensor TensorAccelerator::scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
+                                             at::ScalarType type) const {
+  return dequantize(a, scheme_a, at::kFloat).mm(dequantize(b, scheme_b, at::kFloat).t()).to(type);
+}
+
 void TensorAccelerator::adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) const {
   const AdamWFactors f = factors_of(step);
   const at::Tensor g = gradient * f.gradient_scale;

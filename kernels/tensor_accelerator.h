@@ -43,6 +43,10 @@ class TensorAccelerator : public Accelerator {
   void softmax_gradient(const at::Tensor& logits, const at::Tensor& ids, const at::Tensor& weights, float inverse_temperature,
                         const at::Tensor& softmax) const override;
   void add_rows(const at::Tensor& rows, const at::Tensor& indices, const at::Tensor& y) const override;
+  fp8::Quantized quantize(const at::Tensor& x, const fp8::Scheme& scheme, bool transposed) const override;
+  at::Tensor dequantize(const fp8::Quantized& x, const fp8::Scheme& scheme, at::ScalarType type) const override;
+  at::Tensor scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
+                            at::ScalarType type) const override;
   void adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) const override;
   at::Tensor sum_of_squares(const at::Tensor& x) const override;
 

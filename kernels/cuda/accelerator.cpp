@@ -6,6 +6,8 @@
 #include <mutex>
 #include <utility>
 
+#include "kernels/cuda/scaled_product.h"
+
 namespace tessera::kernels::cuda {
 
 namespace {
@@ -85,6 +87,15 @@ class CudaAccelerator final : public TensorAccelerator {
   void add_grouped_gradient(const at::Tensor& dy, const at::Tensor& u, const RowGroups& groups, const at::Tensor& gradient) const override {
     if (!suits_grouped(dy, u) || dy.size(0) == 0) return TensorAccelerator::add_grouped_gradient(dy, u, groups, gradient);
     at::Tensor(gradient).add_(at::_grouped_mm(dy.t(), u, ends_of(groups)).view(gradient.sizes()));
+  }
+
+  at::Tensor scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
+                            at::ScalarType type) const override {
+    static const ScaledProducts products;
+    const at::Tensor product = products.product(a, scheme_a, b, scheme_b, type);
+    if (product.defined()) return product;
+    const at::Tensor left = dequantize(a, scheme_a, at::kBFloat16), right = dequantize(b, scheme_b, at::kBFloat16);
+    return type == at::kBFloat16 ? left.mm(right.t()) : product_in(left, right.t(), type);
   }
 
  protected:

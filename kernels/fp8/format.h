@@ -25,6 +25,8 @@ struct Scheme {
   Tile tile;
   bool power_of_two_scales = false;  // rounded up to the next power of two
   [[nodiscard]] constexpr bool scaled() const { return format != Format::kBfloat16; }
+  /// Of the transposed matrix.
+  [[nodiscard]] constexpr Scheme transposed() const { return {format, {tile.columns, tile.rows}, power_of_two_scales}; }
 };
 
 /// Where a quantiser writes; what is null is not wanted. Strides in elements.
