@@ -33,6 +33,8 @@ class Accelerator {
 
   /// A copy of what lies on the host, which may change at once; the copy may still be under way.
   virtual at::Tensor upload(const at::Tensor& host) const = 0;
+  /// Waits until the device has done all it was given: for measurements.
+  virtual void synchronize() const = 0;
   /// Most memory of the device that tensors have had at a time.
   virtual int64_t peak_bytes() const = 0;
 

@@ -89,6 +89,9 @@ at::Tensor rounded_stochastically(const at::Tensor& x, const at::Tensor& noise) 
 
 at::Tensor TensorAccelerator::upload(const at::Tensor& host) const { return type_ == at::kCPU ? host.clone() : host.to(c10::Device(type_)); }
 
+// What lies behind everything else on the stream is read.
+void TensorAccelerator::synchronize() const { (void)at::zeros({1}, at::TensorOptions(at::kFloat).device(type_)).item<float>(); }
+
 at::Tensor TensorAccelerator::rms_norm(const at::Tensor& x, const at::Tensor& w, float eps, at::Tensor* rstd) const {
   const at::Tensor values = wide(x), scale = rstd_of(values, eps);
   if (rstd != nullptr) *rstd = scale;

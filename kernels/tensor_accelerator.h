@@ -12,6 +12,7 @@ class TensorAccelerator : public Accelerator {
   explicit TensorAccelerator(c10::DeviceType type) : type_(type) {}
 
   at::Tensor upload(const at::Tensor& host) const override;
+  void synchronize() const override;
   int64_t peak_bytes() const override { return 0; }
 
   at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, float eps, at::Tensor* rstd) const override;
