@@ -110,7 +110,7 @@ TEST_P(Buckets, ValuesInBfloat16AreRoundedMasters) {
     }
   }
   replica.buckets->adopt_values();
-  const int64_t before = test_world().traffic().begin() == test_world().traffic().end() ? 0 : test_world().traffic().begin()->second.bytes;
+  const int64_t before = test_world().traffic()[test_world().axis()].bytes;
   for (int step = 0; step < 3; ++step) {
     for (size_t i = 0; i < kShapes.size(); ++i) EXPECT_TRUE(replica.parameters[i]->value.equal(exact[i].to(at::kBFloat16).to(at::kFloat))) << step << " " << i;
     const at::NoGradGuard no_grad;
@@ -122,7 +122,7 @@ TEST_P(Buckets, ValuesInBfloat16AreRoundedMasters) {
   if (test_world().size() == 1) return;
   int64_t elements = 0;
   for (const auto& bucket : replica.buckets->buckets()) elements += bucket.master.numel();
-  const int64_t sent = test_world().traffic().begin()->second.bytes - before;
+  const int64_t sent = test_world().traffic()[test_world().axis()].bytes - before;
   EXPECT_EQ(sent, 3 * 2 * elements * (test_world().size() - 1)) << "two bytes an element";
 }
 
