@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,8 @@ struct RowGroups {
 
   RowGroups() = default;
   RowGroups(std::vector<int64_t> host) : offsets(std::move(host)) {}  // NOLINT(google-explicit-constructor): a list of offsets is one
+
+  RowGroups(std::initializer_list<int64_t> host) : offsets(host) {}
 
   [[nodiscard]] int64_t experts() const {
     return device_offsets.defined() ? device_offsets.numel() - 1 : static_cast<int64_t>(offsets.size()) - 1;
