@@ -76,6 +76,8 @@ void Learner::load_model(const data::Tokenizer& tokenizer) {
   for (auto* stage : stages_->models()) {
     stage->set_recompute(recompute_of(config_.train.recompute));
     if (const auto recipe = config_.precision.recipe()) stage->use_fp8(*recipe);
+    stage->use_wire(config_.precision.wire());
+    if (source.lora && source.lora->base == "fp8") stage->keep_frozen_in_fp8();
   }
   stages_->make_trainable(trains_adapters());
   fill_weights();

@@ -48,7 +48,8 @@ RowSource saved_rows(const SavedInput& saved, const InFront& front, const Recipe
 
 }  // namespace
 
-const at::Tensor& Weight::of(const Parameter& weight) {
+at::Tensor Weight::of(const Parameter& weight) {
+  if (weight.codes) return weight.values();
   const uint64_t tensor_version = weight.value._version();
   if (!value_.defined() || version_ != weight.version || tensor_version_ != tensor_version) {
     value_ = rounded_stack(weight.value.detach(), recipe_.weight_scheme(), matrices_);
