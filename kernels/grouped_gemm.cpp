@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "kernels/accelerator.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/fp8/block_matrix.h"
 #include "kernels/fp8/operands.h"
 #include "kernels/gemm.h"
 #include "kernels/swiglu.h"
@@ -52,8 +53,33 @@ struct Sizes {
   explicit Sizes(const GroupedLinearSpec& spec) : in(spec.weight->value.size(1)), out(spec.out()) {}
 };
 
+/// The experts' weights as a product takes them: as they lie in memory, or made of codes by the thread that multiplies.
+class Stack {
+ public:
+  explicit Stack(const at::Tensor& values) : values_(values) {}
+  explicit Stack(const fp8::BlockMatrix& codes) : codes_(&codes) {}
+
+  /// Rows [begin, end) of all; `room` holds them where they are made.
+  const float* rows(int64_t begin, int64_t end, at::Tensor& room) const {
+    if (codes_ == nullptr) return values_.const_data_ptr<float>() + begin * values_.size(1);
+    room = at::empty({end - begin, codes_->columns()}, at::kFloat);
+    codes_->write_rows(begin, end, room.data_ptr<float>());
+    return room.const_data_ptr<float>();
+  }
+
+ private:
+  at::Tensor values_;
+  const fp8::BlockMatrix* codes_ = nullptr;
+};
+
+/// `in_fp8`: as an operand in FP8, which codes are as they are.
+Stack stack_of(const GroupedLinearSpec& spec, bool in_fp8) {
+  if (spec.weight->codes) return Stack(*spec.weight->codes);
+  return Stack(in_fp8 ? spec.fp8->of(*spec.weight) : spec.weight->value);
+}
+
 /// Generation, where an expert has few rows: blocks of the weight's rows, so that one expert's weights are read by all threads.
-void few_rows_forward(const float* x, const float* w, const Sizes& s, const std::vector<int64_t>& offsets, float* y) {
+void few_rows_forward(const float* x, const Stack& w, const Sizes& s, const std::vector<int64_t>& offsets, float* y) {
   std::vector<Block> blocks;
   constexpr int64_t kColumns = 64;
   for (size_t e = 0; e + 1 < offsets.size(); ++e) {
@@ -64,7 +90,9 @@ void few_rows_forward(const float* x, const float* w, const Sizes& s, const std:
   }
   run_blocks(blocks, [&](const Block& b) {
     const int64_t first = offsets[static_cast<size_t>(b.expert)], rows = offsets[static_cast<size_t>(b.expert) + 1] - first;
-    kernel_table().few_rows_product(x + first * s.in, rows, s.in, w + b.expert * s.out * s.in, b.begin, b.end, y + first * s.out, s.out);
+    at::Tensor room;
+    const float* weight = w.rows(b.expert * s.out + b.begin, b.expert * s.out + b.end, room);
+    kernel_table().few_rows_product(x + first * s.in, rows, s.in, weight, 0, b.end - b.begin, y + first * s.out + b.begin, s.out);
   });
 }
 
@@ -79,26 +107,30 @@ void steady_product(GemmSize size, const float* a, const float* weight, int64_t 
   std::copy(result.begin(), result.begin() + m * n, c);
 }
 
-void forward_product(const at::Tensor& x, const at::Tensor& weight, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, bool few_rows,
+void forward_product(const at::Tensor& x, const Stack& weight, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets, bool few_rows,
                      at::Tensor& y) {
   const Sizes s(spec);
-  const float *px = x.const_data_ptr<float>(), *pw = weight.const_data_ptr<float>();
+  const float* px = x.const_data_ptr<float>();
   float* py = y.data_ptr<float>();
-  if (few_rows) return few_rows_forward(px, pw, s, offsets, py);
+  if (few_rows) return few_rows_forward(px, weight, s, offsets, py);
   auto blocks = row_blocks(offsets);
   run_blocks(blocks, [&](const Block& b) {
-    steady_product({b.end - b.begin, s.out, s.in}, px + b.begin * s.in, pw + b.expert * s.out * s.in, s.in, Transpose::kYes, py + b.begin * s.out);
+    at::Tensor room;
+    const float* pw = weight.rows(b.expert * s.out, (b.expert + 1) * s.out, room);
+    steady_product({b.end - b.begin, s.out, s.in}, px + b.begin * s.in, pw, s.in, Transpose::kYes, py + b.begin * s.out);
   });
 }
 
-at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& weight, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets) {
+at::Tensor input_gradient(const at::Tensor& dy, const Stack& weight, const GroupedLinearSpec& spec, const std::vector<int64_t>& offsets) {
   const Sizes s(spec);
   at::Tensor du = at::empty({dy.size(0), s.in}, dy.options());
-  const float *pdy = dy.const_data_ptr<float>(), *pw = weight.const_data_ptr<float>();
+  const float* pdy = dy.const_data_ptr<float>();
   float* pdu = du.data_ptr<float>();
   auto blocks = row_blocks(offsets);
   run_blocks(blocks, [&](const Block& b) {
-    steady_product({b.end - b.begin, s.in, s.out}, pdy + b.begin * s.out, pw + b.expert * s.out * s.in, s.in, Transpose::kNo, pdu + b.begin * s.in);
+    at::Tensor room;
+    const float* pw = weight.rows(b.expert * s.out, (b.expert + 1) * s.out, room);
+    steady_product({b.end - b.begin, s.in, s.out}, pdy + b.begin * s.out, pw, s.in, Transpose::kNo, pdu + b.begin * s.in);
   });
   return du;
 }
@@ -138,16 +170,16 @@ struct GroupedLinearFunction : torch::autograd::Function<GroupedLinearFunction> 
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& /*anchor*/, const GroupedLinearSpec* spec,
                             const std::vector<int64_t>& offsets, PassKind kind, bool keep) {
     fp8::SavedInput saved;
-    at::Tensor u, weight = spec->weight->value;
-    if (spec->fp8 && kind == PassKind::kTraining) {
+    at::Tensor u;
+    const bool in_fp8 = spec->fp8 && kind == PassKind::kTraining;
+    if (in_fp8) {
       u = fp8::input_by_row(x, in_front(*spec), spec->fp8->recipe(), keep ? &saved : nullptr);
-      weight = spec->fp8->of(*spec->weight);
     } else {
       u = spec->prologue == Prologue::kSwiglu ? swiglu(x) : x;
       saved.x = x;
     }
     at::Tensor y = at::empty({x.size(0), spec->out()}, x.options());
-    forward_product(u, weight, *spec, offsets, kind == PassKind::kDecode, y);
+    forward_product(u, stack_of(*spec, in_fp8), *spec, offsets, kind == PassKind::kDecode, y);
     ctx->save_for_backward({saved.x, saved.quantized.codes, saved.quantized.scales});
     ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
     ctx->saved_data["offsets"] = offsets;
@@ -163,8 +195,7 @@ struct GroupedLinearFunction : torch::autograd::Function<GroupedLinearFunction> 
     if (spec.weight->trainable()) spec.weight->now_or_later([dy, saved, offsets, &spec] { weight_backward(dy, saved, spec, offsets); });
     at::Tensor dx;
     if (ctx->needs_input_grad(0)) {
-      dx = spec.fp8 ? input_gradient(fp8::gradient_by_row(dy, spec.fp8->recipe()), spec.fp8->of(*spec.weight), spec, offsets)
-                    : input_gradient(dy, spec.weight->value, spec, offsets);
+      dx = input_gradient(spec.fp8 ? fp8::gradient_by_row(dy, spec.fp8->recipe()) : dy, stack_of(spec, spec.fp8 != nullptr), spec, offsets);
       if (spec.prologue == Prologue::kSwiglu) dx = spec.fp8 ? fp8::swiglu_gradient(dx, saved, spec.fp8->recipe()) : swiglu_backward(dx, saved.x);
     }
     return {dx, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};

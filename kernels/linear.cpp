@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/fp8/block_matrix.h"
 #include "kernels/fp8/operands.h"
 #include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
@@ -34,7 +35,7 @@ at::Tensor apply_prologue(const at::Tensor& x, const LinearSpec& spec, at::Tenso
 
 fp8::InFront in_front(const LinearSpec& spec) { return {spec.prologue, spec.norm.get(), spec.norm_eps}; }
 
-const at::Tensor& weight_operand(const LinearSpec& spec) { return spec.fp8 ? spec.fp8->of(*spec.weight) : spec.weight->value; }
+at::Tensor weight_operand(const LinearSpec& spec) { return spec.fp8 ? spec.fp8->of(*spec.weight) : spec.weight->values(); }
 
 at::Tensor product_with_residual(const at::Tensor& u, const at::Tensor& weight, const LinearSpec& spec, const at::Tensor& residual) {
   at::Tensor y = residual.defined() ? residual.clone() : at::empty({u.size(0), weight.size(0)}, u.options());
@@ -156,15 +157,22 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
   }
 };
 
-/// x w^T by a kernel that reads w once.
-at::Tensor few_rows(const at::Tensor& x, const at::Tensor& w) {
-  at::Tensor y = at::empty({x.size(0), w.size(0)}, x.options());
+/// x w^T by a kernel that reads w once. Rows of codes are made panel by panel.
+at::Tensor few_rows(const at::Tensor& x, const Parameter& w) {
+  const int64_t out = w.value.size(0), in = x.size(1);
+  at::Tensor y = at::empty({x.size(0), out}, x.options());
   const at::Tensor dense = x.contiguous();
-  const float *px = dense.const_data_ptr<float>(), *pw = w.const_data_ptr<float>();
+  const float* px = dense.const_data_ptr<float>();
   float* py = y.data_ptr<float>();
-  const int64_t out = w.size(0);
   for_each_part((out + kFewRowsPanel - 1) / kFewRowsPanel, [&](int64_t begin, int64_t end) {
-    kernel_table().few_rows_product(px, x.size(0), x.size(1), pw, begin * kFewRowsPanel, std::min(out, end * kFewRowsPanel), py, out);
+    const int64_t first = begin * kFewRowsPanel, last = std::min(out, end * kFewRowsPanel);
+    if (!w.codes) return kernel_table().few_rows_product(px, x.size(0), in, w.value.const_data_ptr<float>(), first, last, py, out);
+    std::vector<float> panel(static_cast<size_t>(kFewRowsPanel * in));
+    for (int64_t row = first; row < last; row += kFewRowsPanel) {
+      const int64_t count = std::min(kFewRowsPanel, last - row);
+      w.codes->write_rows(row, row + count, panel.data());
+      kernel_table().few_rows_product(px, x.size(0), in, panel.data(), 0, count, py + row, out);
+    }
   });
   return y;
 }
@@ -198,7 +206,7 @@ at::Tensor linear_prefill(const at::Tensor& x, const LinearSpec& spec, const at:
   await(spec);
   if (x.size(0) >= kSteadyRows || x.size(0) == 0) {
     const at::Tensor u = apply_prologue(x, spec, nullptr);
-    at::Tensor y = product_with_residual(u, spec.weight->value, spec, residual);
+    at::Tensor y = product_with_residual(u, spec.weight->values(), spec, residual);
     add_adapters(u, spec, y);
     return y;
   }
@@ -214,11 +222,11 @@ at::Tensor linear_prefill(const at::Tensor& x, const LinearSpec& spec, const at:
 at::Tensor linear_decode(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
   await(spec);
   const at::Tensor u = apply_prologue(x, spec, nullptr);
-  at::Tensor y = few_rows(u, spec.weight->value);
+  at::Tensor y = few_rows(u, *spec.weight);
   if (residual.defined()) y.add_(residual);
   if (spec.bias) y.add_(spec.bias->value);
   for (const auto& slice : spec.adapters)
-    y.slice(1, slice.out_begin, slice.out_end).add_(few_rows(few_rows(u, slice.a->value).mul_(slice.scale), slice.b->value));
+    y.slice(1, slice.out_begin, slice.out_end).add_(few_rows(few_rows(u, *slice.a).mul_(slice.scale), *slice.b));
   return y;
 }
 

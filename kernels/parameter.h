@@ -29,9 +29,14 @@ struct GradientQueue {
   }
 };
 
+namespace fp8 {
+class BlockMatrix;
+}
+
 struct Parameter {
-  at::Tensor value;     // float32, contiguous
+  at::Tensor value;     // float32, contiguous; without memory where `codes` has the numbers
   at::Tensor gradient;  // same shape, float32; undefined: frozen, or made by on_open
+  std::shared_ptr<fp8::BlockMatrix> codes = {};  // of a frozen weight that is kept in one byte an element
   uint64_t version = 0;  // grows when the optimizer, or whoever else writes into a bucket, has changed the value
   // Of the owner; may be empty.
   std::function<void()> on_use;       // waits until the value is whole: other ranks may be sending parts of it
@@ -43,6 +48,8 @@ struct Parameter {
   void await() const {
     if (on_use) on_use();
   }
+  /// `value`, or made anew of the codes: for the time of a product, or to be read.
+  [[nodiscard]] at::Tensor values() const;
   /// What a layer adds its gradient to; then it calls gradient_added.
   [[nodiscard]] const at::Tensor& open_gradient() const {
     if (on_open) on_open();
@@ -65,5 +72,8 @@ using ParameterPtr = std::shared_ptr<Parameter>;
 
 /// Frozen; allocated but not touched, so that memory is spent only when it is filled.
 [[nodiscard]] ParameterPtr make_parameter(const std::vector<int64_t>& shape);
+
+/// From now on a matrix [rows, columns] is kept as FP8 codes, which are still to be put.
+void keep_codes(Parameter& parameter);
 
 }  // namespace tessera::kernels

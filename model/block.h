@@ -23,6 +23,7 @@ class Block final {
   [[nodiscard]] std::vector<LinearLayer*> linears() const;
   /// From now on products of linears and experts in training are in FP8.
   void use_fp8(const kernels::fp8::Recipe& recipe);
+  void use_wire(const moe::Wire& wire) { mlp_->use_wire(wire); }
   [[nodiscard]] int64_t layer() const { return layer_; }
   [[nodiscard]] moe::Router* router() const { return mlp_->router(); }
   [[nodiscard]] std::vector<kernels::ParameterPtr> experts() const { return mlp_->experts(); }

@@ -62,6 +62,16 @@ void CausalLM::use_fp8(const kernels::fp8::Recipe& recipe) {
   for (const auto& module : mtp_) module->use_fp8(recipe);
 }
 
+void CausalLM::use_wire(const moe::Wire& wire) {
+  for (const auto& block : blocks_) block->use_wire(wire);
+  for (const auto& module : mtp_) module->use_wire(wire);
+}
+
+void CausalLM::keep_frozen_in_fp8() {
+  for (const auto& weight : weights())
+    if (weight.projection && !weight.parameter->codes) kernels::keep_codes(*weight.parameter);
+}
+
 Recompute CausalLM::recomputation() const { return at::GradMode::is_enabled() ? recompute_ : Recompute::kNone; }
 
 at::Tensor CausalLM::hidden_states(const at::Tensor& input, const at::Tensor& positions, const std::vector<Segment>& segments,

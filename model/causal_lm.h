@@ -36,6 +36,12 @@ class CausalLM final {
   /// From now on the linears and experts of all blocks multiply in FP8, but for generation. Embedding, head, norms, routers and
   /// the attention core never do.
   void use_fp8(const kernels::fp8::Recipe& recipe);
+  /// From now on tokens travel to experts and back so, but for generation.
+  void use_wire(const moe::Wire& wire);
+
+  /// Before weights are loaded: the frozen weights of linears and routed experts are kept as FP8 codes (see BlockMatrix). Embedding,
+  /// head, norms, routers and biases are not.
+  void keep_frozen_in_fp8();
 
   /// input: tokens [T] int32, or in a stage that is not the first what the one before returned [T, D]; positions: [T] int32. Tokens and
   /// positions lie on the host, whatever device the weights are on.

@@ -61,12 +61,13 @@ std::optional<LoraConfig> lora_of(const json& state) {
   LoraConfig lora;
   lora.r = std::stoll(recipe.at("model.lora.r"));
   lora.alpha = std::stod(recipe.at("model.lora.alpha"));
+  if (recipe.count("model.lora.base") > 0) lora.base = recipe.at("model.lora.base");  // absent in older ones
   lora.target_modules = json::parse(recipe.at("model.lora.target_modules")).get<std::vector<std::string>>();
   return lora;
 }
 
 void write_model(CausalLM& model, const fs::path& companions, const fs::path& output, const ExportOptions& options,
-                 at::ScalarType automatic, const fs::path& like = {}, const ValueSource& values = &NamedWeight::view) {
+                 at::ScalarType automatic, const fs::path& like = {}, const ValueSource& values = &NamedWeight::values) {
   make_directories(output);
   copy_companions(companions, output);
   save_weights(model, output, parse_format(options, automatic, like), values);
@@ -98,6 +99,7 @@ void export_checkpoint(const fs::path& folder, const fs::path& output, const Exp
   }
   const fs::path base = state.at("base_model").get<std::string>();
   if (options.merge_lora) {
+    if (lora->base == "fp8") model.keep_frozen_in_fp8();
     load_weights(model, base);
     if (hash_weights(base) != state.at("base_hash").get<std::string>())
       throw ConfigError("the base model " + base.string() + " has changed since the adapter was trained on it");

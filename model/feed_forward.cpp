@@ -63,7 +63,8 @@ class MoeLayer final : public FeedForward {
   // The shared expert runs while the tokens travel: two of its products on their way there, one on the way back.
   at::Tensor forward(const at::Tensor& x_TD, const Pass& pass) override {
     const at::Tensor u_TD = kernels::rms_norm_layer(x_TD, norm_, eps_);
-    const auto dispatch = dispatcher_->dispatch(u_TD, router_.route(u_TD, pass.segments, pass.routing));
+    const auto dispatch = dispatcher_->dispatch(u_TD, router_.route(u_TD, pass.segments, pass.routing),
+                                                pass.kind == PassKind::kTraining ? wire_ : moe::Wire{});
     const at::Tensor inner = shared_ ? shared_->begin(u_TD, pass) : at::Tensor();
     const moe::Arrived arrived = dispatch->arrive();
     dispatch->send_back(experts_.forward(arrived.rows, arrived.groups, pass.kind));
@@ -108,6 +109,7 @@ class MoeLayer final : public FeedForward {
   [[nodiscard]] moe::Router* router() override { return &router_; }
   [[nodiscard]] std::vector<kernels::ParameterPtr> experts() const override { return {experts_.gate_up(), experts_.down()}; }
   void use_fp8(const kernels::fp8::Recipe& recipe) override { experts_.use_fp8(recipe); }
+  void use_wire(const moe::Wire& wire) override { wire_ = wire; }
 
  private:
   moe::MoeConfig config_;
@@ -118,6 +120,7 @@ class MoeLayer final : public FeedForward {
   moe::Router router_;
   std::unique_ptr<moe::Dispatcher> dispatcher_;
   moe::Experts experts_;
+  moe::Wire wire_;
   std::unique_ptr<Mlp> shared_;
 };
 

@@ -7,6 +7,7 @@
 #include "kernels/fp8/recipe.h"
 #include "model/config.h"
 #include "model/layers.h"
+#include "moe/dispatcher.h"
 #include "moe/router.h"
 #include "model/shard.h"
 
@@ -29,6 +30,8 @@ class FeedForward {
   [[nodiscard]] virtual std::vector<kernels::ParameterPtr> experts() const { return {}; }
   /// From now on the routed experts' products in training are in FP8; linears() have theirs set one by one.
   virtual void use_fp8(const kernels::fp8::Recipe& /*recipe*/) {}
+  /// From now on tokens travel to experts and back so in training.
+  virtual void use_wire(const moe::Wire& /*wire*/) {}
 };
 
 [[nodiscard]] std::unique_ptr<FeedForward> make_dense_mlp(const ModelConfig& config);

@@ -34,11 +34,15 @@ void keep_scales(const at::Tensor& weight, const BlockQuantization& block, const
 
 }  // namespace
 
-at::Tensor dequantize(const fp8::Quantized& weight, const BlockQuantization& block, const std::string& what) {
+void check_scales(const fp8::Quantized& weight, const BlockQuantization& block, const std::string& what) {
   const std::vector<int64_t> expected = {blocks_of(weight.codes.size(0), block.rows), blocks_of(weight.codes.size(1), block.columns)};
   if (weight.scales.sizes() != at::IntArrayRef(expected))
     throw ConfigError(detail::concat(what, ": scales of shape ", weight.scales.sizes(), " where blocks of ", block.rows, " x ", block.columns,
                                      " make it ", at::IntArrayRef(expected)));
+}
+
+at::Tensor dequantize(const fp8::Quantized& weight, const BlockQuantization& block, const std::string& what) {
+  check_scales(weight, block, what);
   return fp8::dequantize({weight.codes.contiguous(), weight.scales.to(at::kFloat).contiguous()}, scheme_of(block));
 }
 

@@ -13,7 +13,9 @@ namespace tessera::model {
 
 constexpr BlockQuantization kFp8Block{128, 128};
 
-/// float32 [out, in]. Throws ConfigError naming `what` when the scales do not fit.
+/// Throws ConfigError naming `what` when the scales do not fit.
+void check_scales(const kernels::fp8::Quantized& weight, const BlockQuantization& block, const std::string& what);
+/// float32 [out, in]. Throws as check_scales.
 [[nodiscard]] at::Tensor dequantize(const kernels::fp8::Quantized& weight, const BlockQuantization& block, const std::string& what);
 
 /// The largest magnitude of each block becomes 448. Where `before` is given and a block's values are just those that its old

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "checkpoint/safetensors.h"
@@ -12,6 +13,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "core/text.h"
+#include "kernels/fp8/block_matrix.h"
 #include "model/fp8_blocks.h"
 
 namespace tessera::model {
@@ -38,19 +40,28 @@ std::string some_names(const std::vector<std::string>& names) {
 
 std::string scale_name(const std::string& weight) { return weight + "_scale_inv"; }
 
-/// A tensor in float32 or as stored; FP8 is multiplied by its scales, whose name is added to `used`.
+/// An FP8 tensor with its scales, whose name is added to `used`; nothing if it is none.
+std::optional<kernels::fp8::Quantized> find_codes(const SafetensorsFolder& source, const std::string& name, const BlockQuantization& block,
+                                                  std::set<std::string>& used) {
+  const SafetensorsFile& file = *source.find(name);
+  const at::Tensor stored = file.view(name);
+  if (stored.scalar_type() != at::kFloat8_e4m3fn) return std::nullopt;
+  const SafetensorsFile* scales = source.find(scale_name(name));
+  if (scales == nullptr || block.rows == 0 || stored.dim() != 2)
+    throw ConfigError(file.path().string() + ": tensor '" + name + "' is FP8; it needs two dimensions, '" + scale_name(name) +
+                      "' and quantization_config.weight_block_size in config.json");
+  used.insert({name, scale_name(name)});
+  kernels::fp8::Quantized found{stored, scales->view(scale_name(name))};
+  check_scales(found, block, name);
+  return found;
+}
+
+/// A tensor in float32 or as stored; FP8 is multiplied by its scales.
 at::Tensor read_tensor(const SafetensorsFolder& source, const std::string& name, const BlockQuantization& block, std::set<std::string>& used) {
+  if (const auto codes = find_codes(source, name, block, used)) return dequantize(*codes, block, name);
   const SafetensorsFile& file = *source.find(name);
   const at::Tensor stored = file.view(name);
   used.insert(name);
-  if (stored.scalar_type() == at::kFloat8_e4m3fn) {
-    const SafetensorsFile* scales = source.find(scale_name(name));
-    if (scales == nullptr || block.rows == 0 || stored.dim() != 2)
-      throw ConfigError(file.path().string() + ": tensor '" + name + "' is FP8; it needs two dimensions, '" + scale_name(name) +
-                        "' and quantization_config.weight_block_size in config.json");
-    used.insert(scale_name(name));
-    return dequantize({stored, scales->view(scale_name(name))}, block, name);
-  }
   if (!at::isFloatingType(stored.scalar_type()) || c10::elementSize(stored.scalar_type()) < 2)
     throw ConfigError(file.path().string() + ": tensor '" + name + "' is of dtype " + c10::toString(stored.scalar_type()) +
                       "; supported are F32, BF16, F16 and FP8 in blocks");
@@ -63,6 +74,12 @@ class Loader final {
   Loader(const SafetensorsFolder& source, const std::filesystem::path& folder, const BlockQuantization& block)
       : source_(source), folder_(folder), block_(block) {}
 
+  /// Of which matrices what is kept as codes is stacked.
+  void expect(const std::vector<NamedWeight>& weights) {
+    for (const auto& weight : weights)
+      if (weight.parameter->codes) matrices_[weight.parameter.get()].push_back(weight);
+  }
+
   bool fill_if_there(const NamedWeight& weight) {
     const SafetensorsFile* file = source_.find(weight.name);
     if (file == nullptr) return false;
@@ -71,7 +88,11 @@ class Loader final {
     if (file->view(weight.name).sizes() != at::IntArrayRef(whole))
       throw ConfigError(detail::concat(file->path().string(), ": tensor '", weight.name, "' has shape ", file->view(weight.name).sizes(),
                                        " where config.json makes it ", at::IntArrayRef(whole)));
-    weight.view().copy_(read_tensor(source_, weight.name, block_, used_).narrow(0, weight.file_row_begin, weight.shape[0]));
+    if (weight.parameter->codes) {
+      put_codes(weight);
+    } else {
+      weight.view().copy_(read_tensor(source_, weight.name, block_, used_).narrow(0, weight.file_row_begin, weight.shape[0]));
+    }
     file->release(weight.name);  // memory stays that of the model and one tensor
     return true;
   }
@@ -103,9 +124,23 @@ class Loader final {
   }
 
  private:
+  /// Codes as they are in the file, or made here, matrix by matrix.
+  void put_codes(const NamedWeight& weight) {
+    kernels::fp8::BlockMatrix& codes = *weight.parameter->codes;
+    const auto tile = [](const BlockQuantization& block) { return kernels::fp8::Tile{block.rows, block.columns}; };
+    if (const auto stored = find_codes(source_, weight.name, block_, used_)) return codes.put(weight.row_begin, *stored, tile(block_));
+    const at::Tensor values = read_tensor(source_, weight.name, block_, used_).narrow(0, weight.file_row_begin, weight.shape[0]).reshape({-1, codes.columns()});
+    for (const NamedWeight& matrix : matrices_.at(weight.parameter.get())) {
+      const int64_t row = matrix.row_begin - weight.row_begin;
+      if (row < 0 || row >= values.size(0)) continue;
+      codes.put(matrix.row_begin, quantize(values.narrow(0, row, matrix.shape[0]).to(at::kFloat), kFp8Block), tile(kFp8Block));
+    }
+  }
+
   const SafetensorsFolder& source_;
   const std::filesystem::path& folder_;
   BlockQuantization block_;
+  std::map<const kernels::Parameter*, std::vector<NamedWeight>> matrices_;  // of those that are kept as codes
   std::set<std::string> used_;
   std::vector<std::string> missing_;
 };
@@ -169,6 +204,7 @@ namespace {
 void fill_model(CausalLM& model, Loader& loader) {
   const ModelConfig& config = model.config();
   std::set<const kernels::Parameter*> stacked;
+  loader.expect(model.weights());
   for (const auto& stack : model.stacks())
     if (loader.fill_if_there(stack)) stacked.insert(stack.parameter.get());
   for (const auto& weight : model.weights())

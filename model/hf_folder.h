@@ -41,7 +41,7 @@ using ValueSource = std::function<at::Tensor(const NamedWeight& weight)>;
 
 /// Writes config.json and the weights into `folder`, beside companions already there. One tensor is held at a time beside
 /// what `values` comes from: the model, unless given.
-void save_weights(const CausalLM& model, const std::filesystem::path& folder, const WeightFormat& format, const ValueSource& values = &NamedWeight::view);
+void save_weights(const CausalLM& model, const std::filesystem::path& folder, const WeightFormat& format, const ValueSource& values = &NamedWeight::values);
 inline void save_weights(const CausalLM& model, const std::filesystem::path& folder, at::ScalarType dtype) {
   save_weights(model, folder, WeightFormat{.dtype = dtype});
 }

@@ -19,8 +19,8 @@ constexpr double kLatentNormEps = 1e-6;
 
 /// The weight with its adapters added, for the absorbed form, which does not multiply by it as a whole.
 at::Tensor whole_weight(const kernels::LinearSpec& spec) {
-  if (spec.adapters.empty()) return spec.weight->value.detach();
-  at::Tensor weight = spec.weight->value.detach().clone();
+  if (spec.adapters.empty()) return spec.weight->values().detach();
+  at::Tensor weight = spec.weight->codes ? spec.weight->values() : spec.weight->value.detach().clone();
   for (const auto& slice : spec.adapters)
     kernels::gemm(slice.b->value.detach(), kernels::Transpose::kNo, slice.a->value.detach(), kernels::Transpose::kNo,
                   weight.slice(0, slice.out_begin, slice.out_end), slice.scale, 1.0);

@@ -6,12 +6,18 @@
 #include <functional>
 #include <numeric>
 
+#include "core/error.h"
+#include "kernels/fp8/block_matrix.h"
+
 namespace tessera::model {
 
 at::Tensor NamedWeight::view() const {
+  TESSERA_CHECK(!parameter->codes, name, " is kept as codes");
   const at::Tensor value = parameter->value.detach();
   return value.view({-1}).narrow(0, offset(), numel()).view(shape);
 }
+
+at::Tensor NamedWeight::values() const { return parameter->codes ? parameter->codes->values(row_begin, row_begin + shape[0]) : view(); }
 
 int64_t NamedWeight::numel() const {
   return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());

@@ -24,7 +24,10 @@ struct NamedWeight {
   /// Where the file's tensor has more than this rank holds: its first dimension, and the first of it that is here.
   int64_t file_rows = 0, file_row_begin = 0;
 
+  /// The memory itself; not of codes.
   [[nodiscard]] at::Tensor view() const;
+  /// float32, to be read only; of codes made anew.
+  [[nodiscard]] at::Tensor values() const;
   /// Offset of the first element within the parameter.
   [[nodiscard]] int64_t offset() const;
   [[nodiscard]] int64_t numel() const;

@@ -68,8 +68,13 @@ void check_targets(const std::set<std::string>& names, const LoraConfig& config)
 void merge_adapters(CausalLM& model) {
   for (const auto& block : model.blocks()) {
     for (LinearLayer* layer : block->linears()) {
+      kernels::Parameter& weight = *layer->spec.weight;
+      if (!layer->spec.adapters.empty() && weight.codes) {
+        weight.value = weight.values();
+        weight.codes.reset();
+      }
       for (const auto& slice : layer->spec.adapters)
-        layer->spec.weight->value.detach().slice(0, slice.out_begin, slice.out_end)
+        weight.value.detach().slice(0, slice.out_begin, slice.out_end)
             .addmm_(slice.b->value, slice.a->value, 1.0, slice.scale);
       layer->spec.adapters.clear();
     }

@@ -11,6 +11,8 @@ void LoraConfig::validate() const {
   if (!(alpha > 0)) throw ConfigError(detail::concat("model.lora.alpha = ", alpha, " must be positive, for instance 32"));
   if (dropout != 0)
     throw ConfigError(detail::concat("model.lora.dropout = ", dropout, " is not supported; set it to 0"));
+  if (base != "float32" && base != "fp8")
+    throw ConfigError("model.lora.base = '" + base + "' is not known; use one of float32, fp8");
   if (target_modules.empty()) throw ConfigError("model.lora.target_modules is empty; name at least one, for instance q_proj");
 }
 

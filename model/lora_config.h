@@ -11,6 +11,7 @@ struct LoraConfig {
   int64_t r = 16;
   double alpha = 32;
   double dropout = 0.0;
+  std::string base = "float32";  // in what the frozen linears and experts are kept: float32 | fp8
   std::vector<std::string> target_modules = {"q_proj", "k_proj", "v_proj", "o_proj"};
 
   void validate() const;

@@ -28,6 +28,7 @@ class MtpModule final {
   [[nodiscard]] const Block& block() const { return block_; }
   /// The block's products; eh_proj, which FP8 files leave as it is, stays in float32.
   void use_fp8(const kernels::fp8::Recipe& recipe) { block_.use_fp8(recipe); }
+  void use_wire(const moe::Wire& wire) { block_.use_wire(wire); }
   void list_weights(std::vector<NamedWeight>& list) const;
 
  private:

@@ -64,18 +64,24 @@ RowMapPtr sort_by_expert(const Departure& tokens, int64_t num_experts, kernels::
   return map;
 }
 
-/// Tokens whose experts are all here: the last leg of every way.
+/// Tokens whose experts are all here: the last leg of every way, at whose end rows are as they arrived.
 class LocalDispatch final : public Dispatch {
  public:
   LocalDispatch(const Departure& tokens, int64_t num_experts)
-      : x_(tokens.x), weights_(tokens.weights), map_(sort_by_expert(tokens, num_experts, groups_)) {}
+      : x_(kernels::as_if_sent(tokens.x, tokens.wire.dispatch, tokens.wire.combine)), weights_(tokens.weights), wire_(tokens.wire),
+        map_(sort_by_expert(tokens, num_experts, groups_)) {}
 
   Arrived arrive() override { return {kernels::gather_rows(x_, map_), groups_}; }
   void send_back(const at::Tensor& outputs) override { outputs_ = outputs; }
-  at::Tensor combine(const at::Tensor& base) override { return kernels::combine_rows(outputs_, weights_, base, map_); }
+  at::Tensor combine(const at::Tensor& base) override {
+    if (!wire_.dispatch.rounds() && !wire_.combine.rounds()) return kernels::combine_rows(outputs_, weights_, base, map_);
+    const at::Tensor sums = kernels::combine_rows(outputs_, weights_, at::zeros(base.sizes(), outputs_.options()), map_);
+    return base + kernels::as_if_sent(sums, wire_.combine, wire_.dispatch);
+  }
 
  private:
   at::Tensor x_, weights_, outputs_;
+  Wire wire_;
   kernels::RowGroups groups_;
   RowMapPtr map_;
 };
@@ -162,6 +168,7 @@ struct Hop {
   int64_t experts_per_member;
   std::unique_ptr<Dispatcher> inner;  // of this member's experts
   int32_t source;                     // what tokens that carry no source are marked with; -1: not
+  bool hands_on;                      // `inner` is another hop
   std::string site;
   std::vector<Passage>* record;
   kernels::GradientQueue* queue;
@@ -169,7 +176,7 @@ struct Hop {
 
 class AllToAllDispatch final : public Dispatch {
  public:
-  AllToAllDispatch(const Departure& tokens, const Hop& hop) : hop_(hop), choices_(tokens.experts.size(1)) {
+  AllToAllDispatch(const Departure& tokens, const Hop& hop) : hop_(hop), wire_(tokens.wire), choices_(tokens.experts.size(1)) {
     const auto members = static_cast<size_t>(hop.group.size());
     const Plan plan = plan_departure(on_host(tokens), hop.group.size(), hop.experts_per_member, hop.source);
     map_ = plan.map;
@@ -186,7 +193,7 @@ class AllToAllDispatch final : public Dispatch {
     labels_work_ = hop.group.all_to_all(labels_, plan.labels, arriving_, departing_, hop.site + ", experts");
     weights_way_.emplace(hop.group, departing_, arriving_, hop.site + ", weights", hop.queue);
     weights_ = weights_way_->start(weights);
-    there_.emplace(hop.group, departing_, arriving_, hop.site + ", tokens", hop.queue);
+    there_.emplace(hop.group, departing_, arriving_, hop.site + ", tokens", hop.queue, parallel::WayFormats{wire_.dispatch, wire_.combine});
     rows_ = there_->start(rows);
   }
 
@@ -198,6 +205,7 @@ class AllToAllDispatch final : public Dispatch {
     here.planned_on_host = true;
     here.experts = labels_.narrow(1, 0, choices_).contiguous();
     if (labels_.size(1) > choices_) here.sources = labels_.select(1, choices_).contiguous();
+    if (hop_.hands_on) here.wire = wire_;
     base_ = at::zeros({here.x.size(0), here.x.size(1)}, here.x.options());
     inner_ = hop_.inner->dispatch(here);
     return inner_->arrive();
@@ -205,7 +213,7 @@ class AllToAllDispatch final : public Dispatch {
 
   void send_back(const at::Tensor& outputs) override {
     inner_->send_back(outputs);
-    back_.emplace(hop_.group, arriving_, departing_, hop_.site + ", sums", hop_.queue);
+    back_.emplace(hop_.group, arriving_, departing_, hop_.site + ", sums", hop_.queue, parallel::WayFormats{wire_.combine, wire_.dispatch});
     sums_ = back_->start(inner_->combine(base_));
   }
 
@@ -213,6 +221,7 @@ class AllToAllDispatch final : public Dispatch {
 
  private:
   const Hop& hop_;
+  Wire wire_;
   int64_t choices_;
   RowMapPtr map_;
   std::vector<int64_t> departing_, arriving_;  // rows by member
@@ -241,24 +250,29 @@ std::unique_ptr<Dispatcher> make_all_to_all_dispatcher(int64_t num_experts, cons
                                                        std::vector<Passage>* record, kernels::GradientQueue* queue) {
   const int64_t ranks = axis.ranks->size(), each = num_experts / ranks;
   if (num_experts % ranks != 0) throw ConfigError(detail::concat("parallel.ep = ", ranks, " must divide the model's ", num_experts, " experts"));
-  const auto hop = [&](parallel::Communicator& group, int64_t experts, std::unique_ptr<Dispatcher> inner, int32_t source, const char* where) {
-    return std::make_unique<AllToAllDispatcher>(Hop{group, experts, std::move(inner), source, site + where, record, queue});
+  const auto hop = [&](parallel::Communicator& group, int64_t experts, std::unique_ptr<Dispatcher> inner, int32_t source, bool hands_on,
+                       const char* where) {
+    return std::make_unique<AllToAllDispatcher>(Hop{group, experts, std::move(inner), source, hands_on, site + where, record, queue});
   };
-  if (!axis.two_hops()) return hop(*axis.ranks, each, make_local_dispatcher(each), -1, "");
-  auto within = hop(*axis.within, each, make_local_dispatcher(each), -1, " inside the node");
-  return hop(*axis.across, each * axis.within->size(), std::move(within), axis.ranks->rank(), " between nodes");
+  if (!axis.two_hops()) return hop(*axis.ranks, each, make_local_dispatcher(each), -1, false, "");
+  auto within = hop(*axis.within, each, make_local_dispatcher(each), -1, false, " inside the node");
+  return hop(*axis.across, each * axis.within->size(), std::move(within), axis.ranks->rank(), true, " between nodes");
 }
 
-void rehearse(parallel::Communicator& group, const Passage& passage, int64_t choices, int64_t dim, bool two_hops, bool backward) {
+void rehearse(parallel::Communicator& group, const Passage& passage, int64_t choices, int64_t dim, const Wire& wire, bool two_hops, bool backward) {
   const auto total = [](const std::vector<int64_t>& rows) { return std::accumulate(rows.begin(), rows.end(), int64_t{0}); };
+  const auto nowhere = [](at::ScalarType type) { return at::TensorOptions(type).device(at::kMeta); };
   const auto exchange = [&](const std::vector<int64_t>& sent, const std::vector<int64_t>& received, int64_t width, at::ScalarType type) {
-    const auto rows = [&](const std::vector<int64_t>& counts) { return at::empty({total(counts), width}, at::TensorOptions(type).device(at::kMeta)); };
+    group.all_to_all(at::empty({total(received), width}, nowhere(type)), at::empty({total(sent), width}, nowhere(type)), received, sent)->wait();
+  };
+  const auto send_rows = [&](const std::vector<int64_t>& sent, const std::vector<int64_t>& received, kernels::RowFormat format) {
+    const auto rows = [&](const std::vector<int64_t>& counts) { return kernels::packed_room(total(counts), dim, format, nowhere(at::kFloat)); };
     group.all_to_all(rows(received), rows(sent), received, sent)->wait();
   };
   const auto& [departing, arriving] = passage;
   if (backward) {
-    exchange(departing, arriving, dim, at::kFloat);      // of the sums
-    exchange(arriving, departing, dim, at::kFloat);      // of the tokens
+    send_rows(departing, arriving, wire.dispatch);       // of the sums
+    send_rows(arriving, departing, wire.combine);        // of the tokens
     exchange(arriving, departing, choices, at::kFloat);  // of their weights
     return;
   }
@@ -266,8 +280,8 @@ void rehearse(parallel::Communicator& group, const Passage& passage, int64_t cho
   exchange(ones, ones, 1, at::kLong);
   exchange(departing, arriving, choices + (two_hops ? 1 : 0), at::kInt);
   exchange(departing, arriving, choices, at::kFloat);
-  exchange(departing, arriving, dim, at::kFloat);
-  exchange(arriving, departing, dim, at::kFloat);
+  send_rows(departing, arriving, wire.dispatch);
+  send_rows(arriving, departing, wire.combine);
 }
 
 }  // namespace tessera::moe

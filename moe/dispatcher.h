@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/row_format.h"
 #include "kernels/row_groups.h"
 #include "moe/router.h"
 #include "parallel/mesh.h"
@@ -42,6 +43,12 @@ class Dispatch {
   virtual at::Tensor combine(const at::Tensor& base) = 0;
 };
 
+/// In what rows travel, in both passes: to the experts (tokens; gradients of the sums) and back (sums; gradients of tokens). Sums
+/// themselves are float32. Without ranks to travel between rows are rounded all the same, so that layouts agree.
+struct Wire {
+  kernels::RowFormat dispatch, combine;
+};
+
 /// Tokens and where they want to go.
 struct Departure {
   at::Tensor x;        // [T, D]
@@ -49,6 +56,7 @@ struct Departure {
   at::Tensor experts;  // [T, K] int32, counted from the dispatcher's first; -1: elsewhere
   at::Tensor sources;  // [T] int32, on the host: the ranks they come from; undefined: all from one
   bool planned_on_host = false;  // `experts` lies on the host, wherever x does
+  Wire wire = {};
 };
 
 class Dispatcher {
@@ -56,8 +64,8 @@ class Dispatcher {
   virtual ~Dispatcher() = default;
   /// With experts on several ranks collective, also where T is 0.
   [[nodiscard]] virtual std::unique_ptr<Dispatch> dispatch(const Departure& tokens) const = 0;
-  [[nodiscard]] std::unique_ptr<Dispatch> dispatch(const at::Tensor& x, const Routing& routing) const {
-    return dispatch({x, routing.weights, routing.experts, {}});
+  [[nodiscard]] std::unique_ptr<Dispatch> dispatch(const at::Tensor& x, const Routing& routing, const Wire& wire = {}) const {
+    return dispatch({x, routing.weights, routing.experts, {}, wire});
   }
   /// Experts of this rank: [first, first + count).
   [[nodiscard]] virtual int64_t first_expert() const { return 0; }
@@ -80,6 +88,6 @@ struct Passage {
 
 /// The exchanges that a passage of tokens with `choices` experts and `dim` numbers each makes in a forward pass (and, with
 /// `backward`, in the backward pass behind it), without data: for dry runs. `two_hops`: on an axis of several nodes.
-void rehearse(parallel::Communicator& group, const Passage& passage, int64_t choices, int64_t dim, bool two_hops, bool backward);
+void rehearse(parallel::Communicator& group, const Passage& passage, int64_t choices, int64_t dim, const Wire& wire, bool two_hops, bool backward);
 
 }  // namespace tessera::moe

@@ -5,7 +5,7 @@
 //   ... work that needs no peer ...
 //   at::Tensor received = exchange.finish(pending);
 //
-// In the backward pass finish() starts the way back of the gradients and start() waits for them; autograd runs what was
+// Rows may travel in fewer bytes than float32; what is sent and what arrives is float32 all the same. In the backward pass finish() starts the way back of the gradients and start() waits for them; autograd runs what was
 // recorded between the two in between, and what is then still to wait is spent on weight gradients.
 #pragma once
 
@@ -17,18 +17,24 @@
 #include <vector>
 
 #include "kernels/parameter.h"
+#include "kernels/row_format.h"
 #include "parallel/communicator.h"
 
 namespace tessera::parallel {
 
 struct RowTransfer;
 
+/// In what rows travel, and their gradients on the way back.
+struct WayFormats {
+  kernels::RowFormat there, back;
+};
+
 class RowExchange final {
  public:
   /// Rows to and from each rank of `group`, which must outlive the backward pass. `site`: for messages. `queue`, if given:
   /// weight gradients to make while the backward pass waits.
   RowExchange(Communicator& group, std::vector<int64_t> send_rows, std::vector<int64_t> receive_rows, std::string site = {},
-              kernels::GradientQueue* queue = nullptr);
+              kernels::GradientQueue* queue = nullptr, WayFormats formats = {});
 
   /// rows: [sum of send_rows, D], in the order of the ranks that they go to. Collective over the group, also without rows.
   /// The result may only be given to finish().

@@ -84,7 +84,8 @@ std::vector<trainer::CommunicationRecord> dry_run(const trainer::TrainerConfig& 
     const data::StepBatch batch = loader.next();
     const auto counts = trainer::count_step(batch, mtp ? model.num_mtp_modules : 0, *world, mesh.size("pp"));
     balancer.begin_step();
-    stages.rehearse(batch, trainer::loss_terms(counts, config.moe, config.mtp, !balancer.empty()), passages, config.train.recompute == "full");
+    stages.rehearse(batch, trainer::loss_terms(counts, config.moe, config.mtp, !balancer.empty()), passages, config.precision.wire(),
+                    config.train.recompute == "full");
     for (auto* buckets : stages.buckets()) buckets->finish_reduction();
     (void)balancer.collect(*world);
     world->all_reduce(at::zeros({6}, at::kDouble))->wait();

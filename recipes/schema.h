@@ -13,6 +13,7 @@ void describe(Visitor& v, model::LoraConfig& c) {
   v.field("r", c.r);
   v.field("alpha", c.alpha);
   v.field("dropout", c.dropout);
+  v.field("base", c.base);
   v.field("target_modules", c.target_modules);
 }
 
@@ -54,6 +55,8 @@ void describe(Visitor& v, trainer::PrecisionConfig& c) {
   v.field("compute", c.compute);
   v.field("fp8", c.fp8);
   v.field("fp8_power_of_two_scales", c.fp8_power_of_two_scales);
+  v.field("dispatch", c.dispatch);
+  v.field("combine", c.combine);
 }
 
 template <typename Visitor>

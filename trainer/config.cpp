@@ -50,7 +50,18 @@ void PrecisionConfig::validate() const {
   for (const auto& recipe : kernels::fp8::recipes())
     if (recipe.name != "bfloat16") known.push_back(recipe.name);
   require_known("precision.fp8", fp8, known);
-  require(fp8 != "none" || !fp8_power_of_two_scales, "precision.fp8_power_of_two_scales has no effect while precision.fp8 = none; leave it out");
+  require_known("precision.dispatch", dispatch, {"float32", "bfloat16", "fp8"});
+  require_known("precision.combine", combine, {"float32", "bfloat16"});
+  require(fp8 != "none" || dispatch == "fp8" || !fp8_power_of_two_scales,
+          "precision.fp8_power_of_two_scales has no effect while precision.fp8 = none and precision.dispatch is not fp8; leave it out");
+}
+
+moe::Wire PrecisionConfig::wire() const {
+  using Kind = kernels::RowFormat::Kind;
+  const auto format = [&](const std::string& name) {
+    return kernels::RowFormat{name == "fp8" ? Kind::kFp8 : name == "bfloat16" ? Kind::kBfloat16 : Kind::kFloat32, fp8_power_of_two_scales};
+  };
+  return {format(dispatch), format(combine)};
 }
 
 std::optional<kernels::fp8::Recipe> PrecisionConfig::recipe() const {
@@ -139,6 +150,11 @@ void TrainerConfig::validate() const {
   if (model.lora) {
     require(moe.bias_update_rate == 0, "moe.bias_update_rate must be 0 with model.lora: an adapter does not hold the routers' biases");
     require(mtp.loss_weight == 0, "mtp.loss_weight must be 0 with model.lora: MTP modules take no adapters");
+    const bool codes = model.lora->base == "fp8";
+    require(!codes || precision.fp8 != "tensorwise", "model.lora.base = fp8 keeps weights in blocks of 128 x 128, which precision.fp8 = tensorwise "
+                                                     "cannot multiply by; set it to blockwise or none");
+    require(!codes || precision.fp8 == "none" || !precision.fp8_power_of_two_scales,
+            "precision.fp8_power_of_two_scales must be false with model.lora.base = fp8: scales of frozen weights are no powers of two");
   }
   checkpoint.validate();
   evaluate.validate();

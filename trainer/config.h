@@ -13,6 +13,7 @@
 #include "kernels/fp8/recipe.h"
 #include "model/config.h"
 #include "model/lora_config.h"
+#include "moe/dispatcher.h"
 #include "parallel/mesh.h"
 
 namespace tessera::trainer {
@@ -34,10 +35,13 @@ struct PrecisionConfig {
   std::string compute = "float32";
   std::string fp8 = "none";  // or the name of a recipe in kernels/fp8/recipe.h
   bool fp8_power_of_two_scales = false;
+  std::string dispatch = "float32";  // of tokens on their way to experts: float32 | bfloat16 | fp8
+  std::string combine = "float32";   // and back: float32 | bfloat16
   /// Absent: products in float32.
   [[nodiscard]] std::optional<kernels::fp8::Recipe> recipe() const;
   /// The dtype that passes take weights in.
   [[nodiscard]] at::ScalarType values() const { return compute == "bfloat16" ? at::kBFloat16 : at::kFloat; }
+  [[nodiscard]] moe::Wire wire() const;
   void validate() const;
 };
 

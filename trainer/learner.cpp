@@ -78,6 +78,8 @@ void Learner::load_model(const data::Tokenizer& tokenizer) {
     stage->set_recompute(recompute_of(config_.train.recompute));
     const auto recipe = config_.precision.recipe();
     if (recipe && options_.device.is_cpu()) stage->use_fp8(*recipe);  // devices take operands in bfloat16 as they are
+    stage->use_wire(config_.precision.wire());
+    if (source.lora && source.lora->base == "fp8") stage->keep_frozen_in_fp8();
   }
   if (kernels::accelerator_of(options_.device.type()) != nullptr) {
     fill_weights();

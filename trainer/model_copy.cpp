@@ -27,6 +27,7 @@ ModelCopy::ModelCopy(Stages& live, const TrainerConfig& config, parallel::Commun
         changing_.emplace_back(&parameter, &copy);
       } else {
         copy.value = parameter.value;
+        copy.codes = parameter.codes;
       }
     }
   }

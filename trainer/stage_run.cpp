@@ -155,8 +155,9 @@ void StageRun::add_loss(model::CausalLM& model, int32_t microbatch, const kernel
 }
 
 RehearsedRun::RehearsedRun(const std::vector<std::unique_ptr<Stage>>& stages, const std::vector<data::MicroBatch>& micro_batches,
-                           const LossTerms& terms, const model::ModelConfig& config, const PassageSource& passages, bool blocks_again)
-    : StepRun(stages, micro_batches, terms, true, Boundary{config.hidden_size}), config_(config), passages_(passages), blocks_again_(blocks_again) {}
+                           const LossTerms& terms, const model::ModelConfig& config, const PassageSource& passages, const moe::Wire& wire,
+                           bool blocks_again)
+    : StepRun(stages, micro_batches, terms, true, Boundary{config.hidden_size}), config_(config), passages_(passages), wire_(wire), blocks_again_(blocks_again) {}
 
 at::Tensor RehearsedRun::boundary(int32_t microbatch) const {
   return at::empty(boundary_shape(microbatch), at::TensorOptions(at::kFloat).device(at::kMeta));
@@ -167,7 +168,7 @@ void RehearsedRun::exchange_tokens(const parallel::ExpertAxis& axis, int64_t tok
     done.push_back({group, passages_(*group, tokens)});
     tokens = 0;  // the second hop starts with what arrived
     for (int64_t rows : done.back().passage.arriving) tokens += rows;
-    moe::rehearse(*group, done.back().passage, config_.moe.experts_per_token, config_.hidden_size, axis.two_hops(), false);
+    moe::rehearse(*group, done.back().passage, config_.moe.experts_per_token, config_.hidden_size, wire_, axis.two_hops(), false);
   }
 }
 
@@ -198,7 +199,7 @@ at::Tensor RehearsedRun::run_backward(Stage& stage, int32_t microbatch, const at
     std::vector<Exchange> again;
     if (blocks_again_) exchange_tokens(shard.ep, static_cast<int64_t>(at(microbatch).tokens.size()), again);
     for (const Exchange& e : *layer)
-      moe::rehearse(*e.group, e.passage, config_.moe.experts_per_token, config_.hidden_size, shard.ep.two_hops(), true);
+      moe::rehearse(*e.group, e.passage, config_.moe.experts_per_token, config_.hidden_size, wire_, shard.ep.two_hops(), true);
   }
   kept_.erase(kept);
   return shard.first ? at::Tensor() : boundary(microbatch);

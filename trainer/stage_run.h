@@ -84,7 +84,7 @@ class StageRun final : public StepRun {
 class RehearsedRun final : public StepRun {
  public:
   RehearsedRun(const std::vector<std::unique_ptr<Stage>>& stages, const std::vector<data::MicroBatch>& micro_batches, const LossTerms& terms,
-               const model::ModelConfig& config, const PassageSource& passages, bool blocks_again);
+               const model::ModelConfig& config, const PassageSource& passages, const moe::Wire& wire, bool blocks_again);
 
  private:
   struct Exchange {
@@ -100,6 +100,7 @@ class RehearsedRun final : public StepRun {
 
   const model::ModelConfig& config_;
   const PassageSource& passages_;
+  moe::Wire wire_;
   bool blocks_again_;
   std::map<std::pair<int32_t, int32_t>, std::vector<std::vector<Exchange>>> kept_;  // of each layer with experts
 };

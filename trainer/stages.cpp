@@ -203,8 +203,8 @@ StepLoss Stages::forward_backward(const data::StepBatch& batch, const LossTerms&
   return run.loss();
 }
 
-void Stages::rehearse(const data::StepBatch& batch, const LossTerms& terms, const PassageSource& passages, bool blocks_again) {
-  RehearsedRun run(stages_, batch.micro_batches, terms, config_, passages, blocks_again);
+void Stages::rehearse(const data::StepBatch& batch, const LossTerms& terms, const PassageSource& passages, const moe::Wire& wire, bool blocks_again) {
+  RehearsedRun run(stages_, batch.micro_batches, terms, config_, passages, wire, blocks_again);
   carry_out(batch, run);
 }
 

@@ -72,8 +72,8 @@ class Stages final {
   [[nodiscard]] data::StepPlan step_plan(const StepConfig& config, int64_t first_step) const;
   /// Forward and backward passes of a step; the buckets' reductions are started on the way. Returns this rank's part of the loss.
   StepLoss forward_backward(const data::StepBatch& batch, const LossTerms& terms);
-  /// The same exchanges without computation, for dry runs. `blocks_again`: blocks are recomputed.
-  void rehearse(const data::StepBatch& batch, const LossTerms& terms, const PassageSource& passages, bool blocks_again);
+  /// The same exchanges without computation, for dry runs. `wire`: in what tokens travel; `blocks_again`: blocks are recomputed.
+  void rehearse(const data::StepBatch& batch, const LossTerms& terms, const PassageSource& passages, const moe::Wire& wire, bool blocks_again);
   /// Forward passes alone: the sum of the cross-entropies of all targets, as far as they are this rank's, or of what `objective` says.
   double evaluate(const std::vector<data::MicroBatch>& micro_batches, Objective* objective = nullptr);
   /// Which ranks of the pipeline hold the stages that a forward pass goes through, in order.

@@ -20,14 +20,15 @@
 namespace tessera::kernels::fp8 {
 
 /// The quantised twin of the weight of a linear, or of several stacked ones: [matrices O, I], made anew when the weight has
-/// changed, so once a step. It takes the memory of a second float32 weight, as only an emulation does.
+/// changed, so once a step. It takes the memory of a second float32 weight, as only an emulation does. A weight that is kept as codes
+/// is its own twin.
 class Weight final {
  public:
   explicit Weight(Recipe recipe, int64_t matrices = 1) : recipe_(std::move(recipe)), matrices_(matrices) {}
 
   [[nodiscard]] const Recipe& recipe() const { return recipe_; }
   /// `weight` must be whole (Parameter::await), and the same at each call.
-  [[nodiscard]] const at::Tensor& of(const Parameter& weight);
+  [[nodiscard]] at::Tensor of(const Parameter& weight);
 
  private:
   Recipe recipe_;

@@ -12,9 +12,11 @@ from harness import read_jsonl, run
 from layouts import DEEPSEEK, LAYOUTS, QWEN, SCHEDULES, Runs
 
 STEPS = 3
+IN_FP8 = {"precision": {"dispatch": "fp8", "combine": "bfloat16"}}
 ZERO_2, TWO_NODES = {"parallel": {"zero": 2}}, {"parallel": {"ranks_per_node": 2}}
 QUICK = [(2, 1, 1, "1f1b", {}), (4, 2, 2, "zb_h1", ZERO_2), (4, 2, 2, "dualpipe", {}), (4, 1, 4, "1f1b", TWO_NODES),
-         (2, 1, 2, "1f1b", {"train": {"recompute": "full"}}), (2, 2, 1, "interleaved", {})]
+         (2, 1, 2, "1f1b", {"train": {"recompute": "full"}}), (2, 2, 1, "interleaved", {}),
+         (4, 1, 4, "1f1b", {**TWO_NODES, **IN_FP8}), (4, 2, 2, "zb_h1", IN_FP8)]
 
 
 def cases(full):

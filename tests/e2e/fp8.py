@@ -1,5 +1,5 @@
 """FP8 training in any layout gives the losses of one rank: the miniature DeepSeek-V3 of recipes/pretrain with precision.fp8 blockwise over
-data, expert and pipeline parallelism, within 1e-3. Recomputation and a repeated run change no bit; tensorwise learns too; resuming
+data, expert and pipeline parallelism, within 1e-3, also where tokens travel to experts in FP8. Recomputation and a repeated run change no bit; tensorwise learns too; resuming
 goes on. Prints what a step costs beside one in float32.
 
   fp8.py
@@ -69,6 +69,14 @@ def main():
         for name, layout in LAYOUTS.items():
             difference = largest_difference(losses(runs.train(name, layout, fp8="blockwise")), curve)
             expect(difference <= BOUND, f"{name} against one rank: {difference:.2e}")
+        for name, products in {"tokens in FP8": {}, "tokens and products in FP8": {"fp8": "blockwise"}}.items():
+            travel = {**products, "dispatch": "fp8", "combine": "bfloat16"}
+            one = runs.train(f"{name} np 1", **travel)
+            difference = largest_difference(losses(runs.train(f"{name} ep 2", LAYOUTS["ep 2"], **travel)), losses(one))
+            expect(difference <= BOUND and bits(one) != bits(reference if products else float32), f"{name}, ep 2 against one rank: {difference:.2e}")
+        # Experts in FP8 take the very numbers that arrive: only gradients are rounded once more.
+        arrived = bits(runs.train("dispatch alone", fp8="blockwise", dispatch="fp8"))
+        expect(arrived[0][:2] == bits(reference)[0][:2] and arrived[0] != bits(reference)[0], "what arrives in FP8 are the experts' operands")
         for kind in ("selective", "full"):
             same = bits(runs.train(f"recompute {kind}", steps=2, recompute=kind, fp8="blockwise")) == bits(reference)[:2]
             expect(same, f"recompute {kind}: {'the same to the bit' if same else 'DIFFERS'}")

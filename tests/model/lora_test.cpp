@@ -1,5 +1,6 @@
 #include "model/lora.h"
 
+#include "checkpoint/safetensors.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "model/hf_folder.h"
@@ -134,6 +135,57 @@ TEST(Lora, MistakesAreNamed) {
   EXPECT_THAT(refusal({.target_modules = {}}), testing::HasSubstr("target_modules is empty"));
   EXPECT_THAT(refusal({.target_modules = {"q_proj", "query"}}),
               testing::HasSubstr("no layer is called 'query'; known: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"));
+}
+
+/// Every architecture's frozen weights as codes, of a folder that holds codes already, of one in float32, and of one whose experts are
+/// stacked: the numbers of the FP8 folder, read as float32.
+TEST(LoraOverFp8, KeepsTheNumbersThatAnFp8FolderHolds) {
+  at::NoGradGuard no_grad;
+  for (const json& config : {tiny_config(), test::tiny_deepseek_config()}) {
+    const auto model = tiny_model(config);
+    const TemporaryFolder plain, fp8, stacked;
+    save_weights(*model, plain.path(), at::kFloat);
+    save_weights(*model, fp8.path(), WeightFormat{.dtype = at::kFloat, .fp8_blocks = true});
+    std::vector<checkpoint::TensorToWrite> tensors;
+    const auto add = [&](const NamedWeight& w) { tensors.push_back({w.name, at::kFloat, w.shape, [w] { return w.view(); }}); };
+    for (const auto& weight : model->weights())
+      if (weight.name.find(".experts.") == std::string::npos) add(weight);
+    for (const auto& stack : model->stacks()) add(stack);
+    checkpoint::write_safetensors_folder(stacked.path(), "model", tensors);
+    write_file_atomically(stacked / "config.json", config.dump());
+    const auto expected = load_model(fp8.path());
+    size_t codes = 0;
+    for (const auto& folder : {plain.path(), fp8.path(), stacked.path()}) {
+      CausalLM kept(load_config(fp8.path()));
+      kept.keep_frozen_in_fp8();
+      load_weights(kept, folder);
+      const auto left = kept.weights(), right = expected->weights();
+      for (size_t i = 0; i < left.size(); ++i) {
+        EXPECT_TRUE(left[i].values().equal(right[i].view())) << left[i].name;
+        EXPECT_EQ(left[i].parameter->codes != nullptr, left[i].projection) << left[i].name;
+        codes += left[i].parameter->codes != nullptr;
+      }
+      EXPECT_TRUE(hidden_states(kept, kTexts).equal(hidden_states(*expected, kTexts)));
+      EXPECT_FALSE(hidden_states(kept, kTexts).equal(hidden_states(*model, kTexts)));
+      // Merging makes float32 of what it changes.
+      const LoraConfig lora = {.r = 2, .alpha = 4, .target_modules = {"o_proj"}};
+      const auto merged = load_model(fp8.path());
+      for (CausalLM* each : {&kept, merged.get()}) {
+        add_adapters(*each, lora, 7);
+        randomize_b(*each);
+        merge_adapters(*each);
+      }
+      EXPECT_TRUE(hidden_states(kept, kTexts).equal(hidden_states(*merged, kTexts)));
+      EXPECT_FALSE(hidden_states(kept, kTexts).equal(hidden_states(*expected, kTexts)));
+    }
+    EXPECT_GT(codes, 3u * 12);
+  }
+}
+
+TEST(LoraOverFp8, UnknownNamesOfTheBaseAreRefused) {
+  LoraConfig lora;
+  lora.base = "fp16";
+  EXPECT_THAT(message_of<ConfigError>([&] { lora.validate(); }), testing::HasSubstr("model.lora.base = 'fp16' is not known; use one of float32, fp8"));
 }
 
 }  // namespace
