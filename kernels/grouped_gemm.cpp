@@ -9,6 +9,7 @@
 #include "kernels/accelerator.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/fp8/block_matrix.h"
+#include "kernels/fp8/device_linear.h"
 #include "kernels/fp8/operands.h"
 #include "kernels/gemm.h"
 #include "kernels/swiglu.h"
@@ -240,6 +241,7 @@ struct DeviceGroupedLinearFunction : torch::autograd::Function<DeviceGroupedLine
 at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const RowGroups& groups, PassKind kind) {
   if (accelerator_of(x) != nullptr) {
     spec.weight->await();
+    if (spec.fp8) return fp8::device_grouped_linear(x, spec, groups);
     return DeviceGroupedLinearFunction::apply(x, spec.weight->value, &spec, groups);
   }
   const std::vector<int64_t>& offsets = groups.offsets;

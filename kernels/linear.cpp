@@ -7,8 +7,10 @@
 #include <optional>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/fp8/block_matrix.h"
+#include "kernels/fp8/device_linear.h"
 #include "kernels/fp8/operands.h"
 #include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
@@ -198,6 +200,7 @@ void await(const LinearSpec& spec) {
 
 at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual, const std::vector<int64_t>& row_starts) {
   await(spec);
+  if (spec.fp8 && accelerator_of(x) != nullptr) return fp8::device_linear(x, spec, residual);
   const bool keep = at::GradMode::is_enabled() && (trains(spec) || spec.prologue != Prologue::kNone);
   return LinearFunction::apply(x, residual.defined() ? std::optional(residual) : std::nullopt, anchor_of(spec), &spec, row_starts, keep);
 }

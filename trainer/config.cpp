@@ -138,7 +138,10 @@ void TrainerConfig::validate() const {
   require(!data.train.empty(), "data.train is missing: a list of {path, weight}");
   require(device == "cpu" || task == "sft" || task == "pretrain",
           "device = " + device + " trains with task sft and pretrain; " + task + " generates or compares on the CPU in this version: set device: cpu");
-  require(device == "cpu" || precision.fp8 == "none", "precision.fp8 is emulated on a CPU in this version; leave it out, or set device: cpu");
+  require(device == "cpu" || !model.lora || (precision.fp8 == "none" && model.lora->base == "float32"),
+          "model.lora on a device needs precision.fp8: none and model.lora.base: float32 in this version; set them, or device: cpu");
+  require(device == "cpu" || (precision.dispatch == "float32" && precision.combine == "float32"),
+          "precision.dispatch and precision.combine pack on a CPU in this version; leave them out, or set device: cpu");
   model.validate();
   data.validate();
   precision.validate();

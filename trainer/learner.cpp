@@ -76,8 +76,9 @@ void Learner::load_model(const data::Tokenizer& tokenizer) {
   }
   for (auto* stage : stages_->models()) {
     stage->set_recompute(recompute_of(config_.train.recompute));
+    const bool narrow = kernels::accelerator_of(options_.device.type()) != nullptr;
     const auto recipe = config_.precision.recipe();
-    if (recipe && options_.device.is_cpu()) stage->use_fp8(*recipe);  // devices take operands in bfloat16 as they are
+    if (recipe && !(narrow && config_.precision.fp8 == "none")) stage->use_fp8(*recipe);  // a device's values are in bfloat16 as they are
     stage->use_wire(config_.precision.wire());
     if (source.lora && source.lora->base == "fp8") stage->keep_frozen_in_fp8();
   }

@@ -1,6 +1,7 @@
 #include "kernels/cuda/scaled_product.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <exception>
 

@@ -51,12 +51,7 @@ RowSource saved_rows(const SavedInput& saved, const InFront& front, const Recipe
 at::Tensor Weight::of(const Parameter& weight) {
   if (weight.codes) return weight.values();
   if (!recipe_.weight_scheme().scaled()) return weight.value;  // its owner rounds it
-  const uint64_t tensor_version = weight.value._version();
-  if (!value_.defined() || version_ != weight.version || tensor_version_ != tensor_version) {
-    value_ = rounded_stack(weight.value.detach(), recipe_.weight_scheme(), matrices_);
-    version_ = weight.version;
-    tensor_version_ = tensor_version;
-  }
+  if (!is_current(weight)) value_ = rounded_stack(weight.value.detach(), recipe_.weight_scheme(), matrices_);
   return value_;
 }
 

@@ -1,0 +1,184 @@
+#include "kernels/fp8/device_linear.h"
+
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <optional>
+
+#include "core/error.h"
+#include "kernels/accelerator.h"
+#include "kernels/fp8/operands.h"
+#include "kernels/rms_norm.h"
+#include "kernels/swiglu.h"
+
+namespace tessera::kernels::fp8 {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+/// As of operands.h, of a device's tensors: a SwiGLU's gates and ups as rows [2T, F].
+SavedInput saved_for(const at::Tensor& x, Prologue prologue, const Recipe& recipe, const Quantized& u) {
+  if (prologue == Prologue::kRmsNorm) return {x, {}, {}};
+  if (prologue == Prologue::kNone) return {{}, {}, u};
+  return {{}, {}, accelerator_of(x)->quantize(x.view({2 * x.size(0), x.size(1) / 2}), recipe.activation_by_row(), false)};
+}
+
+/// Gates and ups [T, 2F] from what was kept.
+at::Tensor gate_up_of(const Accelerator& device, const SavedInput& saved, const Recipe& recipe, at::ScalarType type) {
+  const at::Tensor rows = device.dequantize(saved.quantized, recipe.activation_by_row(), type);
+  return rows.view({rows.size(0) / 2, 2 * rows.size(1)});
+}
+
+/// u as it was in front of the quantiser, as far as it was kept.
+at::Tensor input_again(const Accelerator& device, const SavedInput& saved, const LinearSpec* linear, Prologue prologue, const Recipe& recipe,
+                       at::ScalarType type) {
+  switch (prologue) {
+    case Prologue::kNone: return device.dequantize(saved.quantized, recipe.activation_by_row(), type);
+    case Prologue::kRmsNorm: return rms_norm(saved.x, linear->norm->value, linear->norm_eps);
+    case Prologue::kSwiglu: return swiglu(gate_up_of(device, saved, recipe, type));
+  }
+  return {};
+}
+
+void add_weight_gradient(const Accelerator& device, const at::Tensor& dy, const at::Tensor& u, const Recipe& recipe, const at::Tensor& gradient) {
+  const Scheme of_dy = recipe.gradient_by_token(), of_u = recipe.activation_by_token();
+  at::Tensor(gradient).add_(device.scaled_product(device.quantize(dy, of_dy, true), of_dy.transposed(), device.quantize(u, of_u, true), of_u.transposed(), at::kFloat));
+}
+
+struct DeviceLinearFunction : torch::autograd::Function<DeviceLinearFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const std::optional<at::Tensor>& residual, const at::Tensor& /*anchor*/,
+                            const LinearSpec* spec) {
+    const Accelerator& device = *accelerator_of(x);
+    const Recipe& recipe = spec->fp8->recipe();
+    at::Tensor u = x, rstd;
+    if (spec->prologue == Prologue::kRmsNorm) u = rms_norm(x, spec->norm->value, spec->norm_eps, &rstd);
+    if (spec->prologue == Prologue::kSwiglu) u = swiglu(x);
+    const Quantized q = device.quantize(u, recipe.activation_by_row(), false);
+    at::Tensor y = device.scaled_product(q, recipe.activation_by_row(), spec->fp8->on_device(*spec->weight).by_row, recipe.weight_scheme(), x.scalar_type());
+    if (spec->bias) y.add_(spec->bias->value);
+    if (residual) y.add_(*residual);
+    const SavedInput saved = saved_for(x, spec->prologue, recipe, q);
+    ctx->save_for_backward({saved.x, rstd, saved.quantized.codes, saved.quantized.scales});
+    ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
+    ctx->saved_data["residual"] = residual.has_value();
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto& spec = *reinterpret_cast<const LinearSpec*>(ctx->saved_data["spec"].toInt());
+    const auto kept = ctx->get_saved_variables();
+    const SavedInput saved{kept[0], kept[1], {kept[2], kept[3]}};
+    const at::Tensor dy = gradients[0].contiguous();
+    const Accelerator& device = *accelerator_of(dy);
+    const Recipe& recipe = spec.fp8->recipe();
+    if (spec.weight->trainable())
+      spec.weight->now_or_later([dy, saved, &spec, &device, &recipe] {
+        const at::NoGradGuard no_grad;
+        add_weight_gradient(device, dy, input_again(device, saved, &spec, spec.prologue, recipe, dy.scalar_type()), recipe, spec.weight->open_gradient());
+        spec.weight->gradient_added();
+        if (!spec.bias || !spec.bias->trainable()) return;
+        spec.bias->open_gradient().add_(dy.sum(0));
+        spec.bias->gradient_added();
+      });
+    const bool norm_trains = spec.prologue == Prologue::kRmsNorm && spec.norm->trainable();
+    at::Tensor dx;
+    if (ctx->needs_input_grad(0) || norm_trains) {
+      dx = device.scaled_product(device.quantize(dy, recipe.gradient_by_row(), false), recipe.gradient_by_row(), spec.fp8->on_device(*spec.weight).by_column,
+                                 recipe.weight_scheme().transposed(), dy.scalar_type());
+      if (spec.prologue == Prologue::kRmsNorm) {
+        dx = rms_norm_backward(dx, saved.x, spec.norm->value, saved.rstd, norm_trains ? spec.norm->open_gradient() : at::Tensor());
+        if (norm_trains) spec.norm->gradient_added();
+      } else if (spec.prologue == Prologue::kSwiglu) {
+        dx = swiglu_backward(dx, gate_up_of(device, saved, recipe, dy.scalar_type()));
+      }
+    }
+    return {dx, ctx->saved_data["residual"].toBool() ? dy : at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+at::Tensor round_trip(const Accelerator& device, const at::Tensor& x, const Scheme& scheme) {
+  return device.dequantize(device.quantize(x, scheme, false), scheme, x.scalar_type());
+}
+
+struct DeviceGroupedFp8Function : torch::autograd::Function<DeviceGroupedFp8Function> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& /*anchor*/, const GroupedLinearSpec* spec, const RowGroups& groups) {
+    const Accelerator& device = *accelerator_of(x);
+    const Recipe& recipe = spec->fp8->recipe();
+    const Quantized q = device.quantize(spec->prologue == Prologue::kSwiglu ? swiglu(x) : x, recipe.activation_by_row(), false);
+    const SavedInput saved = saved_for(x, spec->prologue, recipe, q);
+    ctx->save_for_backward({saved.quantized.codes, saved.quantized.scales, groups.device_offsets});
+    ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
+    ctx->saved_data["offsets"] = groups.offsets;
+    return device.grouped_product(device.dequantize(q, recipe.activation_by_row(), x.scalar_type()), spec->fp8->rounded_on_device(*spec->weight),
+                                  Transpose::kYes, groups);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto& spec = *reinterpret_cast<const GroupedLinearSpec*>(ctx->saved_data["spec"].toInt());
+    const auto kept = ctx->get_saved_variables();
+    const SavedInput saved{{}, {}, {kept[0], kept[1]}};
+    RowGroups groups(ctx->saved_data["offsets"].toIntVector());
+    groups.device_offsets = kept[2];
+    const at::Tensor dy = gradients[0].contiguous();
+    const Accelerator& device = *accelerator_of(dy);
+    const Recipe& recipe = spec.fp8->recipe();
+    if (spec.weight->trainable())
+      spec.weight->now_or_later([dy, saved, groups, &spec, &device, &recipe] {
+        const at::NoGradGuard no_grad;
+        const at::Tensor u = input_again(device, saved, nullptr, spec.prologue, recipe, dy.scalar_type());
+        device.add_grouped_gradient(round_trip(device, dy, recipe.gradient_by_token()), round_trip(device, u, recipe.activation_by_token()), groups,
+                                    spec.weight->open_gradient());
+        spec.weight->gradient_added();
+      });
+    at::Tensor dx;
+    if (ctx->needs_input_grad(0)) {
+      dx = device.grouped_product(round_trip(device, dy, recipe.gradient_by_row()), spec.fp8->rounded_on_device(*spec.weight), Transpose::kNo, groups);
+      if (spec.prologue == Prologue::kSwiglu) dx = swiglu_backward(dx, gate_up_of(device, saved, recipe, dy.scalar_type()));
+    }
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+bool Weight::is_current(const Parameter& weight) {
+  const uint64_t tensor_version = weight.value._version();
+  if (made_ && version_ == weight.version && tensor_version_ == tensor_version) return true;
+  made_ = true;
+  version_ = weight.version;
+  tensor_version_ = tensor_version;
+  return false;
+}
+
+const Weight::OnDevice& Weight::on_device(const Parameter& weight) {
+  if (!is_current(weight)) {
+    const Accelerator& device = *accelerator_of(weight.value);
+    const at::Tensor value = weight.value.detach();
+    on_device_ = {device.quantize(value, recipe_.weight_scheme(), false), device.quantize(value, recipe_.weight_scheme(), true)};
+  }
+  return on_device_;
+}
+
+const at::Tensor& Weight::rounded_on_device(const Parameter& weight) {
+  if (!is_current(weight)) {
+    const Accelerator& device = *accelerator_of(weight.value);
+    const at::Tensor stack = weight.value.detach().view({matrices_, -1, weight.value.size(1)});
+    value_ = at::empty_like(stack);
+    for (int64_t i = 0; i < matrices_; ++i) value_[i].copy_(round_trip(device, stack[i], recipe_.weight_scheme()));
+    value_ = value_.view(weight.value.sizes());
+  }
+  return value_;
+}
+
+at::Tensor device_linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
+  TESSERA_CHECK(spec.adapters.empty(), "adapters beside products in FP8");
+  return DeviceLinearFunction::apply(x.contiguous(), residual.defined() ? std::optional(residual) : std::nullopt, spec.weight->value, &spec);
+}
+
+at::Tensor device_grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const RowGroups& groups) {
+  return DeviceGroupedFp8Function::apply(x, spec.weight->value, &spec, groups);
+}
+
+}  // namespace tessera::kernels::fp8

@@ -1,0 +1,17 @@
+// Linears in FP8 on devices: as operands.h has them, but with operands that are codes and scales in memory, and products that take them so.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "kernels/grouped_gemm.h"
+#include "kernels/linear.h"
+
+namespace tessera::kernels::fp8 {
+
+/// linear() of a spec with `fp8` and without adapters. Tiles along tokens do not begin anew at rows: they do where rows are whole tiles long.
+at::Tensor device_linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual);
+
+/// grouped_linear() of a spec with `fp8`: operands are rounded to FP8 and kept so for the backward pass; products take them in bfloat16.
+at::Tensor device_grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const RowGroups& groups);
+
+}  // namespace tessera::kernels::fp8
