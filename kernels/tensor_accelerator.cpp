@@ -106,7 +106,7 @@ at::Tensor TensorAccelerator::rms_norm_backward(const at::Tensor& dy, const at::
 }
 
 void TensorAccelerator::norm_heads(const at::Tensor& x, const at::Tensor& w, float eps) const {
-  const at::Tensor heads = heads_of(x, x.size(1) / w.numel(), w.numel(), w.numel()), values = wide(heads);
+  const at::Tensor heads = heads_of(x.variable_data(), x.size(1) / w.numel(), w.numel(), w.numel()), values = wide(heads);
   heads.copy_(normed(values, rstd_of(values, eps), wide(w)));
 }
 
@@ -159,7 +159,8 @@ void TensorAccelerator::embedding_backward(const at::Tensor& dy, const at::Tenso
 
 void TensorAccelerator::rotate_heads(const at::Tensor& x, int64_t heads, int64_t head_stride, int64_t dim, RopePairs pairs, const at::Tensor& positions,
                                      const RopeTable& rope, bool inverse) const {
-  const at::Tensor place = heads_of(x, heads, head_stride, dim), values = wide(place);
+  // Autograd does not count what raw kernels write either.
+  const at::Tensor place = heads_of(x.variable_data(), heads, head_stride, dim), values = wide(place);
   const at::Tensor cos = rope.cos.index_select(0, positions).unsqueeze(1);
   const at::Tensor sin = rope.sin.index_select(0, positions).unsqueeze(1).mul(inverse ? -1.0 : 1.0);
   const bool neighbours = pairs == RopePairs::kNeighbours;

@@ -20,7 +20,7 @@ void run_pipeline(App& app, const pipeline::Pipeline& pipeline, const std::strin
   (void)pipeline::Runner(pipeline, {.from_the_start = resume == "never", .show_progress = !app.quiet, .stop_requested = app.stop_requested}, app.world).run();
 }
 
-/// Where a recipe trains. With several ranks tensors on the device go through the device's own backend.
+/// Where a recipe trains. With several ranks tensors on the device go through the device's own backend, those on the host over MPI.
 struct Place {
   c10::Device device = at::kCPU;
   std::unique_ptr<parallel::Communicator> over;
@@ -34,7 +34,7 @@ Place find_place(const App& app, const trainer::TrainerConfig& config) {
   Place place{parallel::device_of(kind, app.world), nullptr};
   kind.make_current(place.device.index());
   kernels::set_accelerator(kind.type, kind.accelerator);
-  if (app.world.size() > 1) place.over = parallel::make_c10d_communicator(app.world, kind, {.timeout_seconds = config.communication.timeout_seconds});
+  if (app.world.size() > 1 && kind.type != c10::DeviceType::CPU) place.over = parallel::make_c10d_communicator(app.world, kind, {.timeout_seconds = config.communication.timeout_seconds});
   return place;
 }
 

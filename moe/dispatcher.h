@@ -55,8 +55,8 @@ struct Departure {
   at::Tensor weights;  // [T, K] float32
   at::Tensor experts;  // [T, K] int32, counted from the dispatcher's first; -1: elsewhere
   at::Tensor sources;  // [T] int32, on the host: the ranks they come from; undefined: all from one
-  bool planned_on_host = false;  // `experts` lies on the host, wherever x does
   Wire wire = {};
+  bool planned_on_host = false;  // `experts` lies on the host, wherever x does
 };
 
 class Dispatcher {

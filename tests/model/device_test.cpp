@@ -37,8 +37,10 @@ nlohmann::json family(const std::string& name) {
   return config;
 }
 
-Outcome pass(const nlohmann::json& config, Recompute recompute = Recompute::kNone, at::ScalarType type = at::kFloat, bool policy = false) {
+Outcome pass(const nlohmann::json& config, Recompute recompute = Recompute::kNone, at::ScalarType type = at::kFloat, bool policy = false,
+             const char* fp8 = nullptr) {
   auto model = test::tiny_model(config);
+  if (fp8 != nullptr) model->use_fp8(*kernels::fp8::find_recipe(fp8));
   model->set_recompute(recompute);
   std::set<const kernels::Parameter*> seen;
   for (const auto& used : model->parameters(true)) {
@@ -64,14 +66,16 @@ Outcome pass(const nlohmann::json& config, Recompute recompute = Recompute::kNon
   } else {
     total = model->loss(hidden, kDeviceTargets).loss;
   }
+  std::vector<MtpRows> modules;  // until the backward pass is over
   if (config.value("num_nextn_predict_layers", 0) > 0) {
     const std::vector<int32_t> tokens(kDeviceTokens.begin(), kDeviceTokens.begin() + 9);
     const std::vector<Segment> segments(kDeviceSegments.begin(), kDeviceSegments.begin() + 3);
-    auto modules = mtp_rows(tokens, segments, {{0, 1, 2, 3, 6, 7}, {11, 12, 13, 14, 31, 32}, {1, 1, 1, 1, 1, 1}}, {0.3});
+    modules = mtp_rows(tokens, segments, {{0, 1, 2, 3, 6, 7}, {11, 12, 13, 14, 31, 32}, {1, 1, 1, 1, 1, 1}}, {0.3});
     for (const auto& part : model->mtp_losses(hidden, modules, routing)) total = total + part.loss;
   }
   total.backward();
-  Outcome outcome{.loss = total.item<double>()};
+  Outcome outcome;
+  outcome.loss = total.item<double>();
   for (const auto& entry : model->routers(true)) {
     const auto& statistics = entry.router->statistics();
     outcome.balance += statistics.balance_loss;
@@ -86,13 +90,14 @@ Outcome pass(const nlohmann::json& config, Recompute recompute = Recompute::kNon
   return outcome;
 }
 
-void expect_near(const Outcome& actual, const Outcome& expected, double tolerance) {
+void expect_near(const Outcome& actual, const Outcome& expected, double tolerance, double of_experts = 0) {
   EXPECT_NEAR(actual.loss, expected.loss, tolerance * std::abs(expected.loss));
   EXPECT_NEAR(actual.balance, expected.balance, tolerance * std::abs(expected.balance));
   EXPECT_NEAR(actual.z, expected.z, tolerance * std::abs(expected.z));
   for (size_t i = 0; i < expected.gradients.size(); ++i) {
     const double norm = expected.gradients[i].norm().item<double>();
-    EXPECT_LE((actual.gradients[i] - expected.gradients[i]).norm().item<double>(), tolerance * norm) << expected.names[i];
+    const double bound = expected.names[i].find(".experts.") == std::string::npos ? tolerance : std::max(tolerance, of_experts);
+    EXPECT_LE((actual.gradients[i] - expected.gradients[i]).norm().item<double>(), bound * norm) << expected.names[i];
     EXPECT_GT(norm, 0) << expected.names[i];
   }
 }
@@ -108,6 +113,20 @@ TEST_P(Device, PassesAreThoseOfTheCpu) {
       const Outcome device = pass(family(GetParam()), recompute, at::kFloat, policy);
       expect_near(device, cpu, 2e-5);
       EXPECT_EQ(device.counts, cpu.counts);
+    }
+  }
+}
+
+// Where a sum's last bit differs an element may be rounded to its other neighbour.
+TEST_P(Device, Fp8IsThatOfTheCpuButForRoundings) {
+  for (const char* recipe : {"blockwise", "tensorwise"}) {
+    const Outcome cpu = pass(family(GetParam()), Recompute::kNone, at::kFloat, false, recipe), exact = pass(family(GetParam()));
+    const InTensorOperations there;
+    for (const Recompute recompute : {Recompute::kNone, Recompute::kFull}) {
+      const Outcome device = pass(family(GetParam()), recompute, at::kFloat, false, recipe);
+      EXPECT_EQ(device.counts, cpu.counts);
+      EXPECT_LT(std::abs(device.loss - cpu.loss), 0.05 * std::abs(exact.loss - cpu.loss)) << recipe;
+      expect_near(device, cpu, 0.03, 0.06);  // tiles along tokens do not begin anew with each expert
     }
   }
 }

@@ -1,0 +1,75 @@
+"""Training on a device that a plug-in brings: here tensor operations on the CPU in place of its kernels, so the way that a GPU goes. The
+miniature DeepSeek-V3 of recipes/pretrain gives the CPU's losses in float32, near ones in bfloat16 and FP8, the same in any layout; a run begun
+on one goes on on the other.
+
+  device.py
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from fp8 import Runs, bits
+from harness import ENVIRONMENT, largest_difference, losses, read_jsonl, run
+
+PLUGIN = os.environ["TESSERA_DEVICE_PLUGIN"]
+# (ranks, pp, ep, schedule)
+LAYOUTS = {"dp 2": (2, 1, 1, "1f1b"), "ep 2": (2, 1, 2, "1f1b"), "pp 2, zero bubble": (2, 2, 1, "zb_h1")}
+
+
+class DeviceRuns(Runs):
+    def on(self, device, label, layout=(1, 1, 1, "1f1b"), expect=0, **changes):
+        recipe, output = self.recipe(label, layout, **changes)
+        ENVIRONMENT["OMP_NUM_THREADS"] = "1" if layout[0] > 1 else "2"
+        result = run("--plugin", PLUGIN, "train", recipe, f"device={device}", ranks=layout[0], expect=expect, timeout=600)
+        return output if expect == 0 else result.stderr
+
+
+def main():
+    failures = 0
+
+    def expect(good, text):
+        nonlocal failures
+        failures += not good
+        print(f"{text}{'' if good else '  FAILED'}", flush=True)
+
+    with tempfile.TemporaryDirectory() as root:
+        runs = DeviceRuns(Path(root))
+
+        def apart(a, b):
+            return largest_difference(losses(a), losses(b))
+
+        narrow = {"precision": {"compute": "bfloat16"}, "optimizer": {"moments": "bfloat16", "moment_rounding": "stochastic"}}
+        cpu, device = runs.train("cpu"), runs.on("tensors", "device")
+        expect(apart(device, cpu) < 1e-4, f"float32: losses {apart(device, cpu):.1e} from the CPU's")
+        counts = [[[layer["counts"] for layer in row["moe_layers"]] for row in read_jsonl(run / "metrics.jsonl")] for run in (cpu, device)]
+        expect(counts[0][0] == counts[1][0], "experts' counts of the first step are the CPU's")
+        expect(bits(runs.on("tensors", "device again")) == bits(device), "a second run: the same bits")
+        for name, layout in LAYOUTS.items():
+            output = runs.on("tensors", f"device {name}", layout)
+            expect(apart(output, device) < 1e-3, f"float32, {name}: {apart(output, device):.1e} from one rank")
+        cpu16, device16 = runs.train("cpu16", **narrow), runs.on("tensors", "device16", **narrow)
+        expect(0 < apart(device16, cpu16) < 0.02, f"bfloat16: {apart(device16, cpu16):.1e} from the CPU's")
+        output = runs.on("tensors", "device16 dp 2", LAYOUTS["dp 2"], **narrow)
+        expect(apart(output, device16) < 0.02, f"bfloat16, dp 2: {apart(output, device16):.1e} from one rank")
+        cpu8, device8 = runs.train("cpu8", fp8="blockwise"), runs.on("tensors", "device8", fp8="blockwise")
+        expect(0 < apart(device8, cpu8) < 5e-3, f"FP8: {apart(device8, cpu8):.1e} from the CPU's")
+
+        for label, first, second in (("there and back", "cpu", "tensors"), ("the other way", "tensors", "cpu")):
+            for device_now, steps in ((first, 2), (second, 4)):
+                output = runs.on(device_now, label, steps=steps)
+            expect(apart(output, cpu) < 1e-3, f"begun on {first}, gone on on {second}: {apart(output, cpu):.1e} from the CPU's")
+        for steps in (2, 4):
+            output = runs.on("tensors", "device16 resumed", steps=steps, **narrow)
+        expect(bits(output) == bits(device16), "bfloat16: resumed, the same bits")
+
+        for name, device_name, text in (("unknown", "tpu", "no device kind is called 'tpu'; known: "), ("without kernels", "idle", "brings no kernels")):
+            errors = runs.on(device_name, f"refused {name}", expect=1)
+            expect(text in errors, f"a device that is {name}: {errors.strip().splitlines()[-1] if errors.strip() else 'no error'}")
+    print(f"{failures} failures")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
