@@ -12,8 +12,11 @@ namespace tessera::checkpoint {
 
 namespace {
 
-int64_t elements_of(const std::vector<OwnedRange>& ranges) {
-  return std::accumulate(ranges.begin(), ranges.end(), int64_t{0}, [](int64_t sum, const OwnedRange& range) { return sum + range.data.numel(); });
+/// Each range begins where any dtype may.
+int64_t room_for(const OwnedRange& range) { return (static_cast<int64_t>(range.data.nbytes()) + 63) / 64 * 64; }
+
+int64_t room_for(const std::vector<OwnedRange>& ranges) {
+  return std::accumulate(ranges.begin(), ranges.end(), int64_t{0}, [](int64_t sum, const OwnedRange& range) { return sum + room_for(range); });
 }
 
 }  // namespace
@@ -27,9 +30,9 @@ BackgroundWriter::~BackgroundWriter() {
 
 void BackgroundWriter::prepare(const std::vector<OwnedRange>& ranges) {
   finish();
-  thread_ = std::thread([this, size = elements_of(ranges)] {
+  thread_ = std::thread([this, size = room_for(ranges)] {
     try {
-      buffer_ = at::empty({size}, at::kFloat);
+      buffer_ = at::empty({size}, at::kByte);
       std::memset(buffer_.data_ptr(), 0, buffer_.nbytes());
     } catch (...) {
       buffer_.reset();  // the first save will say so
@@ -39,13 +42,13 @@ void BackgroundWriter::prepare(const std::vector<OwnedRange>& ranges) {
 
 // One thread: the others are the training's.
 void BackgroundWriter::copy(std::vector<OwnedRange>& ranges) {
-  const int64_t size = elements_of(ranges);
-  if (!buffer_.defined() || buffer_.numel() != size) buffer_ = at::empty({size}, at::kFloat);
+  const int64_t size = room_for(ranges);
+  if (!buffer_.defined() || buffer_.numel() != size) buffer_ = at::empty({size}, at::kByte);
   int64_t begin = 0;
   for (auto& range : ranges) {
-    at::Tensor copy = buffer_.narrow(0, begin, range.data.numel());
-    begin += range.data.numel();
-    std::memcpy(copy.data_ptr(), range.data.const_data_ptr(), static_cast<size_t>(copy.numel()) * sizeof(float));
+    at::Tensor copy = buffer_.narrow(0, begin, static_cast<int64_t>(range.data.nbytes())).view(range.data.scalar_type());
+    begin += room_for(range);
+    std::memcpy(copy.data_ptr(), range.data.const_data_ptr(), copy.nbytes());
     range.data = std::move(copy);
   }
 }
@@ -53,7 +56,7 @@ void BackgroundWriter::copy(std::vector<OwnedRange>& ranges) {
 void BackgroundWriter::save(const std::filesystem::path& folder, int64_t step, std::vector<OwnedRange> ranges, const nlohmann::json& state,
                             int64_t keep) {
   finish();
-  for (const auto& range : ranges) TESSERA_CHECK(range.data.is_contiguous() && range.data.scalar_type() == at::kFloat, range.name);
+  for (const auto& range : ranges) TESSERA_CHECK(range.data.is_contiguous(), range.name);
   copied_ = false;
   writing_ = true;
   thread_ = std::thread([this, folder, step, state, keep, ranges = std::move(ranges)]() mutable {

@@ -22,8 +22,8 @@ class CheckpointReader final {
   [[nodiscard]] bool has(const std::string& kind, const std::string& name) const;
   /// Throws CheckpointError, naming the tensor, when it is not there.
   void require(const std::string& kind, const std::string& name) const;
-  /// Reads no other bytes than those. Fills `out` [count] with elements [begin, begin + count) of the flattened tensor. Throws CheckpointError, naming the
-  /// tensor, when the stored ranges do not cover it.
+  /// Reads no other bytes than those. Fills `out` [count], of any dtype, with elements [begin, begin + count) of the flattened tensor. Throws
+  /// CheckpointError, naming the tensor, when the stored ranges do not cover it.
   void read(const std::string& kind, const std::string& name, int64_t begin, at::Tensor out);
 
  private:

@@ -46,7 +46,7 @@ json write_shard(const std::filesystem::path& folder, const std::vector<OwnedRan
   json stored = json::array();
   for (const auto& range : ranges) {
     const std::string key = range.kind + "/" + range.name + "/" + std::to_string(range.begin);
-    tensors.push_back({key, at::kFloat, {range.data.numel()}, [data = range.data] { return data; }});
+    tensors.push_back({key, range.data.scalar_type(), {range.data.numel()}, [data = range.data] { return data; }});
     stored.push_back({range.kind, range.name, range.begin, range.data.numel(), key});
   }
   const std::string hash = write_safetensors(folder / file, tensors);

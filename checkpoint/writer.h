@@ -16,7 +16,7 @@ namespace tessera::checkpoint {
 struct OwnedRange {
   std::string kind, name;
   int64_t begin = 0;
-  at::Tensor data;  // [count] float32, contiguous
+  at::Tensor data;  // [count] contiguous, float32 or bfloat16
 };
 
 /// Collective. Writes `folder`/step-XXXXXXXX atomically: into a hidden sibling first, synced, renamed, parent synced. If a

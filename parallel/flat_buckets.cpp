@@ -28,6 +28,7 @@ FlatBuckets::FlatBuckets(const std::vector<Item>& items, Communicator& dp, Bucke
     bucket.owned_begin = owned * dp_.rank();
     bucket.owned_end = bucket.owned_begin + owned;
     bucket.value = at::zeros({padded}, device);
+    bucket.master = narrow_values() ? at::zeros({owned}, device) : bucket.value.narrow(0, bucket.owned_begin, owned);
     if (sharded_) {
       bucket.owned_gradient = at::zeros({owned}, device);
     } else {
@@ -57,10 +58,19 @@ FlatBuckets::FlatBuckets(const std::vector<Item>& items, Communicator& dp, Bucke
       if (!sharded_) parameter.gradient = buckets_[b].gradient.narrow(0, p.offset, p.numel).view(shape);
       if (sharded_) parameter.on_open = [this, b] { open(buckets_[b]); };
       parameter.on_gradient = [this, b] { on_gradient(b); };
-      parameter.on_use = [this, b] {
-        if (buckets_[b].gathering) std::exchange(buckets_[b].gathering, nullptr)->wait();
-      };
+      parameter.on_use = [this, b] { finish_gather(buckets_[b]); };
     }
+  }
+  adopt_values();
+}
+
+void FlatBuckets::adopt_values() {
+  const at::NoGradGuard no_grad;
+  for (Bucket& bucket : buckets_) {
+    for (const Placement& p : bucket.placements) ++p.parameter->version;
+    if (!narrow_values() || bucket.value.is_meta()) continue;
+    bucket.master.copy_(bucket.value.narrow(0, bucket.owned_begin, bucket.master.numel()));
+    bucket.value.copy_(bucket.value.to(options_.values));
   }
 }
 
@@ -167,14 +177,30 @@ void FlatBuckets::finish_reduction() {
 void FlatBuckets::start_gather(size_t index) {
   Bucket& bucket = buckets_[index];
   for (const Placement& p : bucket.placements) ++p.parameter->version;
-  if (dp_.size() == 1) return;
-  bucket.gathering = dp_.all_gather(bucket.value, bucket.value.narrow(0, bucket.owned_begin, bucket.owned_end - bucket.owned_begin),
-                                    detail::concat("parameters ", index, " of ", options_.name));
+  const at::NoGradGuard no_grad;
+  const bool alone = dp_.size() == 1;
+  const std::string site = alone ? "" : detail::concat("parameters ", index, " of ", options_.name);
+  if (!narrow_values()) {
+    if (!alone) bucket.gathering = dp_.all_gather(bucket.value, bucket.master, site);
+  } else if (alone) {
+    bucket.value.copy_(bucket.master.to(options_.values));
+  } else {
+    bucket.arriving = at::empty(bucket.value.sizes(), bucket.value.options().dtype(options_.values).requires_grad(false));
+    const at::Tensor own = bucket.arriving.narrow(0, bucket.owned_begin, bucket.master.numel());
+    own.copy_(bucket.master);
+    bucket.gathering = dp_.all_gather(bucket.arriving, own, site);
+  }
+}
+
+void FlatBuckets::finish_gather(Bucket& bucket) {
+  if (!bucket.gathering) return;
+  std::exchange(bucket.gathering, nullptr)->wait();
+  const at::NoGradGuard no_grad;
+  if (bucket.arriving.defined()) bucket.value.copy_(std::exchange(bucket.arriving, at::Tensor()));
 }
 
 void FlatBuckets::finish_gather() {
-  for (auto& bucket : buckets_)
-    if (bucket.gathering) std::exchange(bucket.gathering, nullptr)->wait();
+  for (auto& bucket : buckets_) finish_gather(bucket);
 }
 
 }  // namespace tessera::parallel

@@ -3,6 +3,9 @@
 // backward pass goes on; each rank updates its slice, and the slices are gathered while the next forward pass begins: a
 // layer waits for its own values only.
 //
+// Values in bfloat16 are a rounded copy of master weights in float32, of which each rank has its slice; they travel in bfloat16. On a
+// CPU they lie in float32, which its kernels read.
+//
 // Stage 1 keeps whole gradients and reduces them once a step. Stage 2 keeps the owned slices of the sums: a bucket's gradients
 // have memory from the first addition of a micro-batch to the end of its reduction, which every micro-batch makes.
 #pragma once
@@ -22,6 +25,7 @@ namespace tessera::parallel {
 struct BucketOptions {
   int64_t bucket_bytes = int64_t{32} << 20;
   int zero_stage = 1;
+  at::ScalarType values = at::kFloat;  // or kBFloat16
   std::string name;  // of the parameters, for messages: "stage 3"
 };
 
@@ -40,6 +44,8 @@ class FlatBuckets final {
   struct Bucket {
     at::Tensor value;     // [padded size]
     at::Tensor gradient;  // [padded size]; in stage 2 undefined between micro-batches
+    at::Tensor master;    // [owned_end - owned_begin]: what the optimizer updates; with float32 values a view of them
+    at::Tensor arriving;  // [padded size]: values on their way in bfloat16
     std::vector<Placement> placements;
     int64_t owned_begin = 0, owned_end = 0;  // this rank's slice
     at::Tensor owned_gradient;               // [owned_end - owned_begin]: after finish_reduction the sum over all ranks
@@ -54,6 +60,8 @@ class FlatBuckets final {
   FlatBuckets(const FlatBuckets&) = delete;
   FlatBuckets& operator=(const FlatBuckets&) = delete;
 
+  /// The values have been written from outside: the masters take them, then they are rounded.
+  void adopt_values();
   void zero_gradients();
   /// Before the backward pass of a micro-batch after which gradients are to be reduced: from then on a complete bucket starts
   /// its reduction by itself.
@@ -63,7 +71,7 @@ class FlatBuckets final {
   void start_reduction();
   /// Waits for all reductions, which stage 1 starts if need be. Gradients are then summed over dp, in the owned slices.
   void finish_reduction();
-  /// The owned slice of a bucket has been updated: it goes to all ranks. In the same order on every rank.
+  /// The master slice of a bucket has been updated: it goes to all ranks. In the same order on every rank.
   void start_gather(size_t bucket);
   /// Waits for the values that are still on their way.
   void finish_gather();
@@ -77,12 +85,15 @@ class FlatBuckets final {
   [[nodiscard]] int64_t num_owned() const;
 
  private:
+  [[nodiscard]] bool narrow_values() const { return options_.values != at::kFloat; }
+
   struct Travelling {  // stage 2: a micro-batch's gradients of a bucket on their way
     size_t bucket = 0;
     at::Tensor gradient;
     WorkPtr work;
   };
 
+  void finish_gather(Bucket& bucket);
   void open(Bucket& bucket);
   void on_gradient(size_t bucket);
   void launch_complete();

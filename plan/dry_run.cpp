@@ -63,7 +63,7 @@ std::vector<trainer::CommunicationRecord> dry_run(const trainer::TrainerConfig& 
   if (adapters)
     for (auto* stage : stages.models()) (void)model::add_adapters(*stage, *config.model.lora, config.seed);
   forget(stages);
-  stages.make_trainable(adapters);
+  stages.make_trainable(adapters, config.precision.values());
   moe::LoadBalancer balancer(stages.routers(), stages.moe_layers(), model.moe.num_experts, config.moe.bias_update_rate);
   data::StepLoader loader(data, stages.step_plan(config.train, 0));
   std::vector<trainer::CommunicationRecord> records;

@@ -67,6 +67,8 @@ void describe(Visitor& v, trainer::OptimizerConfig& c) {
   v.field("eps", c.eps);
   v.field("weight_decay", c.weight_decay);
   v.field("grad_clip", c.grad_clip);
+  v.field("moments", c.moments);
+  v.field("moment_rounding", c.moment_rounding);
 }
 
 template <typename Visitor>

@@ -46,10 +46,9 @@ void ModelSource::validate() const {
 
 void PrecisionConfig::validate() const {
   require_known("precision.compute", compute, {"float32", "bfloat16"});
-  require(compute == "float32", "precision.compute = bfloat16 needs a GPU build; on a CPU bfloat16 products are some hundred "
-                                "times slower: set float32");
   std::vector<std::string> known = {"none"};
-  for (const auto& recipe : kernels::fp8::recipes()) known.push_back(recipe.name);
+  for (const auto& recipe : kernels::fp8::recipes())
+    if (recipe.name != "bfloat16") known.push_back(recipe.name);
   require_known("precision.fp8", fp8, known);
   require_known("precision.dispatch", dispatch, {"float32", "bfloat16", "fp8"});
   require_known("precision.combine", combine, {"float32", "bfloat16"});
@@ -66,7 +65,7 @@ moe::Wire PrecisionConfig::wire() const {
 }
 
 std::optional<kernels::fp8::Recipe> PrecisionConfig::recipe() const {
-  const kernels::fp8::Recipe* found = kernels::fp8::find_recipe(fp8);
+  const kernels::fp8::Recipe* found = kernels::fp8::find_recipe(fp8 == "none" ? compute : fp8);
   if (found == nullptr) return std::nullopt;
   kernels::fp8::Recipe recipe = *found;
   recipe.power_of_two_scales = fp8_power_of_two_scales;
@@ -82,6 +81,10 @@ void OptimizerConfig::validate() const {
   require(std::isfinite(eps) && static_cast<float>(eps) > 0, detail::concat("optimizer.eps = ", eps, " must be positive in float32, for instance 1.0e-8"));
   require_not_negative("optimizer.weight_decay", weight_decay);
   require_not_negative("optimizer.grad_clip", grad_clip);
+  require_known("optimizer.moments", moments, {"float32", "bfloat16"});
+  require_known("optimizer.moment_rounding", moment_rounding, {"nearest", "stochastic"});
+  require(moment_rounding == "nearest" || moments == "bfloat16",
+          "optimizer.moment_rounding = stochastic rounds moments in bfloat16; set optimizer.moments to it, or leave the key out");
 }
 
 void LrScheduleConfig::validate() const {
@@ -145,6 +148,8 @@ void TrainerConfig::validate() const {
     require(moe.bias_update_rate == 0, "moe.bias_update_rate must be 0 with model.lora: an adapter does not hold the routers' biases");
     require(mtp.loss_weight == 0, "mtp.loss_weight must be 0 with model.lora: MTP modules take no adapters");
     const bool codes = model.lora->base == "fp8";
+    require(!codes || precision.compute == "float32", "precision.compute must be float32 with model.lora.base = fp8: frozen weights are made of their codes "
+                                                      "in float32; set one of the two to float32");
     require(!codes || precision.fp8 != "tensorwise", "model.lora.base = fp8 keeps weights in blocks of 128 x 128, which precision.fp8 = tensorwise "
                                                      "cannot multiply by; set it to blockwise or none");
     require(!codes || precision.fp8 == "none" || !precision.fp8_power_of_two_scales,

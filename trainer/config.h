@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include <c10/core/ScalarType.h>
+
 #include "data/dataset.h"
 #include "kernels/fp8/recipe.h"
 #include "model/config.h"
@@ -38,6 +40,8 @@ struct PrecisionConfig {
   /// Absent: products in float32.
   [[nodiscard]] std::optional<kernels::fp8::Recipe> recipe() const;
   [[nodiscard]] moe::Wire wire() const;
+  /// The dtype that passes take weights in.
+  [[nodiscard]] at::ScalarType values() const { return compute == "bfloat16" ? at::kBFloat16 : at::kFloat; }
   void validate() const;
 };
 
@@ -48,6 +52,8 @@ struct OptimizerConfig {
   double eps = 1e-8;
   double weight_decay = 0.1;
   double grad_clip = 1.0;  // global norm; 0 = no clipping
+  std::string moments = "float32";         // or bfloat16
+  std::string moment_rounding = "nearest";  // or stochastic, of bfloat16
   void validate() const;
 };
 

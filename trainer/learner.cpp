@@ -79,10 +79,11 @@ void Learner::load_model(const data::Tokenizer& tokenizer) {
     stage->use_wire(config_.precision.wire());
     if (source.lora && source.lora->base == "fp8") stage->keep_frozen_in_fp8();
   }
-  stages_->make_trainable(trains_adapters());
+  stages_->make_trainable(trains_adapters(), config_.precision.values());
   fill_weights();
+  stages_->adopt_values();
   if (config_.checkpoint.background) writer_ = std::make_unique<checkpoint::BackgroundWriter>(world_);
-  optimizer_ = std::make_unique<AdamW>(stages_->buckets(), config_.optimizer);
+  optimizer_ = std::make_unique<AdamW>(stages_->buckets(), stages_->weights(trains_adapters()), config_.optimizer, config_.seed);
   if (writer_) writer_->prepare(owned_ranges());
   balancer_ = std::make_unique<moe::LoadBalancer>(stages_->routers(), stages_->moe_layers(), model.moe.num_experts, config_.moe.bias_update_rate);
   if (world_.rank() == 0) {

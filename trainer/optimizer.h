@@ -1,10 +1,11 @@
-// AdamW over the slices of the flat buckets that this rank owns: float32 master weights and moments.
+// AdamW over the slices of the flat buckets that this rank owns: float32 master weights, moments in float32 or bfloat16.
 #pragma once
 
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "kernels/optimizer.h"
 #include "trainer/config.h"
 #include "trainer/owned_slices.h"
 
@@ -12,8 +13,10 @@ namespace tessera::trainer {
 
 class AdamW final {
  public:
-  /// `buckets` must outlive the optimizer.
-  AdamW(const std::vector<parallel::FlatBuckets*>& buckets, const OptimizerConfig& config);
+  /// `weights`: all that lie in `buckets`, each once; buckets must outlive the optimizer. The noise of stochastic rounding depends on
+  /// `seed`, the weight's name, the element and the step, not on the layout.
+  AdamW(const std::vector<parallel::FlatBuckets*>& buckets, const std::vector<model::NamedWeight>& weights, const OptimizerConfig& config,
+        uint64_t seed);
 
   /// Sum of squares of the gradients this rank owns.
   [[nodiscard]] double local_sum_of_squares() const;
@@ -27,16 +30,20 @@ class AdamW final {
   void load(const std::vector<model::NamedWeight>& weights, checkpoint::CheckpointReader& reader);
 
  private:
-  struct Run {  // owned elements [begin, end) of one bucket with the same weight decay, counted from the first owned one
+  struct Run {  // owned elements of one weight: [begin, begin + count) of its bucket's slice
     size_t bucket = 0;
-    int64_t begin = 0, end = 0;
+    int64_t begin = 0, count = 0;
     bool decay = true;
+    uint64_t key = 0;   // of the weight's noise
+    int64_t first = 0;  // which element of the weight comes first
   };
+  void update(const Run& run, const kernels::AdamWStep& step) const;
+
   std::vector<parallel::FlatBuckets*> flat_;
   OwnedSlices owned_;
   OptimizerConfig config_;
   OwnedSlices::Slices exp_avg_, exp_avg_sq_;
-  std::vector<Run> runs_;
+  std::vector<std::vector<Run>> runs_;  // by bucket, in order
 };
 
 }  // namespace tessera::trainer

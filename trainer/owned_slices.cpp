@@ -11,15 +11,15 @@ OwnedSlices::OwnedSlices(const std::vector<parallel::FlatBuckets*>& buckets) {
     for (auto& bucket : flat->buckets()) buckets_.push_back(&bucket);
 }
 
-OwnedSlices::Slices OwnedSlices::zeros() const {
+OwnedSlices::Slices OwnedSlices::zeros(at::ScalarType dtype) const {
   Slices slices;
-  for (const auto* bucket : buckets_) slices.push_back(at::zeros({bucket->owned_end - bucket->owned_begin}, bucket->value.options().requires_grad(false)));
+  for (const auto* bucket : buckets_) slices.push_back(at::zeros(bucket->master.sizes(), bucket->master.options().dtype(dtype).requires_grad(false)));
   return slices;
 }
 
 OwnedSlices::Slices OwnedSlices::weights() const {
   Slices slices;
-  for (const auto* bucket : buckets_) slices.push_back(bucket->value.detach().narrow(0, bucket->owned_begin, bucket->owned_end - bucket->owned_begin));
+  for (const auto* bucket : buckets_) slices.push_back(bucket->master.detach());
   return slices;
 }
 

@@ -19,8 +19,8 @@ class OwnedSlices final {
   /// `buckets` must outlive it.
   explicit OwnedSlices(const std::vector<parallel::FlatBuckets*>& buckets);
 
-  [[nodiscard]] Slices zeros() const;
-  /// Views of the weights themselves.
+  [[nodiscard]] Slices zeros(at::ScalarType dtype = at::kFloat) const;
+  /// The master weights themselves.
   [[nodiscard]] Slices weights() const;
   [[nodiscard]] const std::vector<parallel::FlatBuckets::Bucket*>& buckets() const { return buckets_; }
 
@@ -28,13 +28,13 @@ class OwnedSlices final {
             std::vector<checkpoint::OwnedRange>& ranges) const;
   void read(const std::string& kind, const Slices& slices, const std::vector<model::NamedWeight>& weights, checkpoint::CheckpointReader& reader) const;
 
- private:
   struct Overlap {  // a part of a named weight that this rank owns
     size_t bucket = 0;
     int64_t slice_begin = 0, weight_begin = 0, count = 0;
   };
   [[nodiscard]] std::vector<Overlap> overlaps(const model::NamedWeight& weight) const;
 
+ private:
   std::vector<parallel::FlatBuckets::Bucket*> buckets_;  // of all of them, one after the other
 };
 

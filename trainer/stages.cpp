@@ -81,12 +81,13 @@ parallel::Communicator& Stages::group(Replicas replicas) const {
   return groups_->stage();
 }
 
-void Stages::make_trainable(bool adapters) {
+void Stages::make_trainable(bool adapters, at::ScalarType values) {
+  values_ = values;
   using Items = std::vector<parallel::FlatBuckets::Item>;
   const auto make = [&](const Items& items, Replicas replicas, int zero_stage, std::string name) -> parallel::FlatBuckets* {
     if (items.empty()) return nullptr;
     buckets_.push_back(std::make_unique<parallel::FlatBuckets>(
-        items, group(replicas), parallel::BucketOptions{.zero_stage = zero_stage, .name = std::move(name)}));
+        items, group(replicas), parallel::BucketOptions{.zero_stage = zero_stage, .values = values_, .name = std::move(name)}));
     return buckets_.back().get();
   };
   Items ends;  // an embedding that several stages use
@@ -114,6 +115,16 @@ void Stages::make_trainable(bool adapters) {
       if (made != nullptr) stage->buckets.push_back(made);
   }
   make(ends, Replicas::kEnds, 1, "both ends");  // whose stages come to a micro-batch at different times
+}
+
+void Stages::adopt_values() {
+  const at::NoGradGuard no_grad;
+  for (const auto& buckets : buckets_) buckets->adopt_values();
+  if (values_ == at::kFloat) return;
+  std::set<const kernels::Parameter*> seen;
+  for (const auto& weight : weights(false))
+    if (!weight.buffer && !weight.parameter->trainable() && seen.insert(weight.parameter.get()).second)
+      weight.parameter->value.copy_(weight.parameter->value.to(values_));
 }
 
 std::vector<parallel::FlatBuckets*> Stages::buckets() const {

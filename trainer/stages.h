@@ -47,8 +47,10 @@ class Stages final {
   [[nodiscard]] const std::vector<std::unique_ptr<Stage>>& stages() const { return stages_; }
   /// The checked schedule of a step of so many micro-batches.
   const parallel::PipelineSchedule& schedule(int32_t microbatches);
-  /// Moves what is trained into flat buckets: the adapters, or all weights.
-  void make_trainable(bool adapters);
+  /// Moves what is trained into flat buckets: the adapters, or all weights. `values`: the dtype that passes take them in.
+  void make_trainable(bool adapters, at::ScalarType values = at::kFloat);
+  /// All weights have been written: rounds them to the dtype of make_trainable, but for correction biases.
+  void adopt_values();
   [[nodiscard]] std::vector<parallel::FlatBuckets*> buckets() const;
   /// Weights of this rank, each once. `adapters`: theirs only.
   [[nodiscard]] std::vector<model::NamedWeight> weights(bool adapters) const;
@@ -83,6 +85,7 @@ class Stages final {
   std::string schedule_name_;
   int32_t stages_per_rank_;
   int zero_stage_;
+  at::ScalarType values_ = at::kFloat;
   bool mtp_;
   std::map<int32_t, parallel::PipelineSchedule> schedules_;  // by number of micro-batches
   std::unique_ptr<parallel::ReplicaGroups> groups_;

@@ -3,7 +3,9 @@
 
 #include <cmath>
 
+#include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/rounding.h"
 
 namespace tessera::kernels::TESSERA_ISA {
 
@@ -299,20 +301,61 @@ inline double sum_of_squares(const float* x, int64_t count) {
   return total;
 }
 
-inline void adamw(float* weight, const float* gradient, float* exp_avg, float* exp_avg_sq, int64_t count, float lr,
-                  float beta1, float beta2, float eps, float weight_decay, float correction1, float correction2_sqrt,
-                  float gradient_scale) {
-  const float step_size = lr / correction1, inverse_root = 1.0f / correction2_sqrt, keep = 1.0f - lr * weight_decay;
-  const float one_minus_beta1 = 1.0f - beta1, one_minus_beta2 = 1.0f - beta2;
+/// `load(moments, i)` and `save(moments, i, first, second)`: how the moments are kept.
+template <typename Moment, typename Load, typename Save>
+inline void adamw_range(const AdamWFactors& f, float* weight, const float* gradient, Moment* exp_avg, Moment* exp_avg_sq, int64_t count,
+                        const Load& load, const Save& save) {
+  const float one_minus_beta1 = 1.0f - f.beta1, one_minus_beta2 = 1.0f - f.beta2;
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
-    const float g = gradient[i] * gradient_scale;
-    const float m = beta1 * exp_avg[i] + one_minus_beta1 * g;
-    const float v = beta2 * exp_avg_sq[i] + one_minus_beta2 * (g * g);
+    const float g = gradient[i] * f.gradient_scale;
+    const float m = f.beta1 * load(exp_avg[i]) + one_minus_beta1 * g;
+    const float v = f.beta2 * load(exp_avg_sq[i]) + one_minus_beta2 * (g * g);
+    save(i, m, v);
+    weight[i] = weight[i] * f.keep - f.step_size * m / (std::sqrt(v) * f.inverse_root + f.eps);
+  }
+}
+
+inline void adamw(const AdamWFactors& factors, float* weight, const float* gradient, float* exp_avg, float* exp_avg_sq, int64_t count) {
+  adamw_range(factors, weight, gradient, exp_avg, exp_avg_sq, count, [](float x) { return x; }, [=](int64_t i, float m, float v) {
     exp_avg[i] = m;
     exp_avg_sq[i] = v;
-    weight[i] = weight[i] * keep - step_size * m / (std::sqrt(v) * inverse_root + eps);
+  });
+}
+
+inline void adamw_bfloat16(const AdamWFactors& factors, float* weight, const float* gradient, uint16_t* exp_avg, uint16_t* exp_avg_sq, int64_t count,
+                           const MomentNoise* noise) {
+  const auto load = [](uint16_t x) { return from_bfloat16(x); };
+  if (noise == nullptr) {
+    adamw_range(factors, weight, gradient, exp_avg, exp_avg_sq, count, load, [=](int64_t i, float m, float v) {
+      exp_avg[i] = to_bfloat16(m);
+      exp_avg_sq[i] = to_bfloat16(v);
+    });
+  } else {
+    adamw_range(factors, weight, gradient, exp_avg, exp_avg_sq, count, load,
+                [=, key = noise->key, first = static_cast<uint64_t>(noise->first)](int64_t i, float m, float v) {
+                  const uint32_t bits = rounding_noise(key, first + static_cast<uint64_t>(i));
+                  exp_avg[i] = to_bfloat16_stochastic(m, bits);
+                  exp_avg_sq[i] = to_bfloat16_stochastic(v, bits >> 16);
+                });
   }
+}
+
+/// Rounds to bfloat16; `codes` and `values`, which may be x, where wanted.
+inline void round_bfloat16(const float* x, int64_t count, uint16_t* codes, float* values) {
+  if (codes != nullptr) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) codes[i] = to_bfloat16(x[i]);
+  }
+  if (values != nullptr) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) values[i] = from_bfloat16(to_bfloat16(x[i]));
+  }
+}
+
+inline void expand_bfloat16(const uint16_t* codes, int64_t count, float* values) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) values[i] = from_bfloat16(codes[i]);
 }
 
 }  // namespace tessera::kernels::TESSERA_ISA

@@ -53,6 +53,18 @@ struct AttentionTask {
   RowView d_k, d_shared, d_v;  // as k, shared, v; added to
 };
 
+/// What an AdamW update is the same for: gradients are multiplied by gradient_scale, weights by keep = 1 - lr * decay.
+struct AdamWFactors {
+  float beta1, beta2, eps, gradient_scale, keep;
+  float step_size, inverse_root;  // lr / (1 - beta1^t), (1 - beta2^t)^-1/2
+};
+
+/// Stochastic rounding of moments: the key of a tensor and step, and which of its elements the range begins with.
+struct MomentNoise {
+  uint64_t key = 0;
+  int64_t first = 0;
+};
+
 struct KernelTable {
   const char* name;
 
@@ -99,10 +111,13 @@ struct KernelTable {
   void (*add_scaled)(float factor, const float* x, float* y, int64_t count);
   float (*dot)(const float* x, const float* y, int64_t count);
   double (*sum_of_squares)(const float* x, int64_t count);
-  /// Decoupled AdamW (Loshchilov & Hutter 2019) on a flat range; gradients are multiplied by `gradient_scale` first.
-  void (*adamw)(float* weight, const float* gradient, float* exp_avg, float* exp_avg_sq, int64_t count, float lr,
-                float beta1, float beta2, float eps, float weight_decay, float correction1, float correction2_sqrt,
-                float gradient_scale);
+  /// Decoupled AdamW (Loshchilov & Hutter 2019) on a flat range; moments in float32, or in bfloat16, to the nearest or with noise.
+  void (*adamw)(const AdamWFactors& factors, float* weight, const float* gradient, float* exp_avg, float* exp_avg_sq, int64_t count);
+  void (*adamw_bfloat16)(const AdamWFactors& factors, float* weight, const float* gradient, uint16_t* exp_avg, uint16_t* exp_avg_sq,
+                         int64_t count, const MomentNoise* noise);
+  /// To the nearest; `codes` and `values`, which may be x, where wanted.
+  void (*round_bfloat16)(const float* x, int64_t count, uint16_t* codes, float* values);
+  void (*expand_bfloat16)(const uint16_t* codes, int64_t count, float* values);
 
   // 8-bit floating point; rows `stride` apart, the first at a tile's corner. The same bits on every instruction set.
   /// Tiles of whole numbers of rows and columns, none 0. `sink.values` may be x.

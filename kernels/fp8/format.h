@@ -1,4 +1,4 @@
-// The 8-bit floating-point formats (arXiv 2209.05433) and what shares a scale. Plain data, for raw kernels too.
+// The 8-bit floating-point formats (arXiv 2209.05433), bfloat16 beside them, and what shares a scale. Plain data, for raw kernels too.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@ namespace tessera::kernels::fp8 {
 enum class Format : uint8_t {
   kE4m3,  // float8_e4m3fn: 4 exponent bits, 3 of mantissa; largest 448, no infinity
   kE5m2,  // float8_e5m2: 5 and 2; largest 57344
+  kBfloat16,  // no scales: tiles mean nothing
 };
 
 /// Elements of a matrix that share a scale. 0: all rows, or all columns.
@@ -23,6 +24,7 @@ struct Scheme {
   Format format = Format::kE4m3;
   Tile tile;
   bool power_of_two_scales = false;  // rounded up to the next power of two
+  [[nodiscard]] constexpr bool scaled() const { return format != Format::kBfloat16; }
 };
 
 /// Where a quantiser writes; what is null is not wanted. Strides in elements.

@@ -50,6 +50,7 @@ RowSource saved_rows(const SavedInput& saved, const InFront& front, const Recipe
 
 at::Tensor Weight::of(const Parameter& weight) {
   if (weight.codes) return weight.values();
+  if (!recipe_.weight_scheme().scaled()) return weight.value;  // its owner rounds it
   const uint64_t tensor_version = weight.value._version();
   if (!value_.defined() || version_ != weight.version || tensor_version_ != tensor_version) {
     value_ = rounded_stack(weight.value.detach(), recipe_.weight_scheme(), matrices_);
@@ -82,7 +83,7 @@ at::Tensor input_by_row(const SavedInput& saved, const InFront& front, const Rec
 at::Tensor input_by_token(const SavedInput& saved, const InFront& front, const Recipe& recipe, const std::vector<int64_t>& starts) {
   const Scheme scheme = recipe.activation_by_token();
   // One scale for all serves both ways.
-  if (scheme.tile.whole() && front.prologue == Prologue::kNone) return dequantize(saved.quantized, scheme);
+  if ((scheme.tile.whole() || !scheme.scaled()) && front.prologue == Prologue::kNone) return dequantize(saved.quantized, scheme);
   return rounded_along_rows(saved_rows(saved, front, recipe), scheme, starts);
 }
 

@@ -14,7 +14,14 @@ namespace {
 
 constexpr int64_t kRowsAtOnce = 8;  // made and rounded in cache
 
-at::ScalarType dtype_of(Format format) { return format == Format::kE4m3 ? at::kFloat8_e4m3fn : at::kFloat8_e5m2; }
+at::ScalarType dtype_of(Format format) {
+  switch (format) {
+    case Format::kE4m3: return at::kFloat8_e4m3fn;
+    case Format::kE5m2: return at::kFloat8_e5m2;
+    case Format::kBfloat16: return at::kBFloat16;
+  }
+  return at::kFloat;
+}
 
 int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
 
@@ -24,6 +31,7 @@ Tile resolved(Tile tile, int64_t rows, int64_t columns) {
 }
 
 Quantized room_for(const Scheme& scheme, int64_t rows, int64_t columns) {
+  if (!scheme.scaled()) return {at::empty({rows, columns}, at::kBFloat16), {}};
   const Tile tile = resolved(scheme.tile, rows, columns);
   return {at::empty({rows, columns}, dtype_of(scheme.format)), at::empty({tiles(rows, tile.rows), tiles(columns, tile.columns)}, at::kFloat)};
 }
@@ -38,6 +46,26 @@ Sink sink_at(const Quantized* codes, float* values, int64_t columns, int64_t row
   sink.scale_stride = codes->scales.size(1);
   sink.scales = codes->scales.data_ptr<float>() + tile_row * sink.scale_stride;
   return sink;
+}
+
+/// To bfloat16; `values` may be null.
+void round_rows(const RowSource& x, const Quantized* codes, float* values) {
+  auto* out = codes == nullptr ? nullptr : static_cast<uint16_t*>(codes->codes.data_ptr());
+  for_each_chunk(x.rows, kRowsAtOnce, [&](int64_t, int64_t begin, int64_t end) {
+    std::vector<float> room(values == nullptr ? static_cast<size_t>(kRowsAtOnce * x.columns) : 0);
+    for (int64_t r = begin; r < end; r += kRowsAtOnce) {
+      const int64_t last = std::min(r + kRowsAtOnce, end);
+      const float* rows = x.make(r, last, values == nullptr ? room.data() : values + r * x.columns);
+      kernel_table().round_bfloat16(rows, (last - r) * x.columns, out == nullptr ? nullptr : out + r * x.columns,
+                                    values == nullptr ? nullptr : values + r * x.columns);
+    }
+  });
+}
+
+at::Tensor rounded_rows(const RowSource& x, const Quantized* codes) {
+  at::Tensor values = at::empty({x.rows, x.columns}, at::kFloat);
+  round_rows(x, codes, values.data_ptr<float>());
+  return values;
 }
 
 /// One scale for all; a first pass finds it, and leaves in the result what rows it had to make.
@@ -86,6 +114,11 @@ RowSource rows_of(const at::Tensor& x) {
 
 RowSource rows_of(const Quantized& x, const Scheme& scheme) {
   const int64_t rows = x.codes.size(0), columns = x.codes.size(1);
+  if (!scheme.scaled())
+    return {rows, columns, [columns, data = static_cast<const uint16_t*>(x.codes.const_data_ptr())](int64_t begin, int64_t end, float* room) {
+              kernel_table().expand_bfloat16(data + begin * columns, (end - begin) * columns, room);
+              return static_cast<const float*>(room);
+            }};
   TESSERA_CHECK(scheme.tile.rows == 1 || scheme.tile.whole(), "a source of rows");
   const auto* codes = static_cast<const uint8_t*>(x.codes.const_data_ptr());
   const float* scales = x.scales.const_data_ptr<float>();
@@ -101,6 +134,10 @@ Quantized quantize(const at::Tensor& x, const Scheme& scheme) {
   check_matrix(x);
   const int64_t rows = x.size(0), columns = x.size(1);
   Quantized result = room_for(scheme, rows, columns);
+  if (!scheme.scaled()) {
+    round_rows(rows_of(x), &result, nullptr);
+    return result;
+  }
   if (scheme.tile.whole()) {
     (void)rounded_whole(rows_of(x), scheme, &result);
     return result;
@@ -124,6 +161,7 @@ at::Tensor quantize_with(const at::Tensor& x, Format format, float scale) {
 }
 
 at::Tensor dequantize(const Quantized& x, const Scheme& scheme) {
+  if (!scheme.scaled()) return x.codes.to(at::kFloat);
   const int64_t rows = x.codes.size(0), columns = x.codes.size(1), stride = x.scales.size(1);
   at::Tensor values = at::empty({rows, columns}, at::kFloat);
   float* out = values.data_ptr<float>();
@@ -140,6 +178,7 @@ at::Tensor dequantize(const Quantized& x, const Scheme& scheme) {
 
 at::Tensor rounded(const RowSource& x, const Scheme& scheme, Quantized* codes) {
   if (codes != nullptr) *codes = room_for(scheme, x.rows, x.columns);
+  if (!scheme.scaled()) return rounded_rows(x, codes);
   if (scheme.tile.whole()) return rounded_whole(x, scheme, codes);
   at::Tensor values = at::empty({x.rows, x.columns}, at::kFloat);
   float* out = values.data_ptr<float>();
@@ -156,6 +195,7 @@ at::Tensor rounded(const RowSource& x, const Scheme& scheme, Quantized* codes) {
 }
 
 at::Tensor rounded_along_rows(const RowSource& x, const Scheme& scheme, const std::vector<int64_t>& starts) {
+  if (!scheme.scaled()) return rounded_rows(x, nullptr);
   if (scheme.tile.whole()) return rounded_whole(x, scheme, nullptr);
   at::Tensor values = at::empty({x.rows, x.columns}, at::kFloat);
   float* out = values.data_ptr<float>();
@@ -171,6 +211,7 @@ at::Tensor rounded_along_rows(const RowSource& x, const Scheme& scheme, const st
 
 at::Tensor rounded_stack(const at::Tensor& x, const Scheme& scheme, int64_t matrices) {
   check_matrix(x);
+  if (!scheme.scaled()) return rounded_rows(rows_of(x), nullptr);
   const int64_t rows = x.size(0) / matrices, columns = x.size(1);
   at::Tensor values = at::empty(x.sizes(), at::kFloat);
   const float* data = x.const_data_ptr<float>();

@@ -1,4 +1,4 @@
-// The one quantiser: float32 matrices to 8-bit floating point with scales and back (DeepSeek-V3, arXiv 2412.19437, section
+// The one quantiser: float32 matrices to 8-bit floating point with scales, or to bfloat16 without, and back (DeepSeek-V3, arXiv 2412.19437, section
 // 3.3; docs/guides/fp8.md has the definition). An element x of a tile with scale s becomes the code nearest to x * (1 / s),
 // ties to even, at most the largest; a code c means the float32 product c * s. NaN and infinity stay NaN (in E5M2 infinity
 // stays infinity), so that a step with one is noticed, and do not disturb the rest of their tile.
@@ -16,8 +16,8 @@
 namespace tessera::kernels::fp8 {
 
 struct Quantized {
-  at::Tensor codes;   // [R, C] float8_e4m3fn or float8_e5m2
-  at::Tensor scales;  // float32, one a tile: [ceil(R / tile.rows), ceil(C / tile.columns)]
+  at::Tensor codes;   // [R, C] float8_e4m3fn, float8_e5m2 or bfloat16
+  at::Tensor scales;  // float32, one a tile: [ceil(R / tile.rows), ceil(C / tile.columns)]; undefined in bfloat16
 };
 
 /// A matrix that is made in pieces: the address of the rows [begin, end), which may be `room` for so many rows or not. Called
@@ -29,7 +29,7 @@ struct RowSource {
 
 /// x: [R, C] float32 with contiguous rows; it must outlive the source.
 [[nodiscard]] RowSource rows_of(const at::Tensor& x);
-/// Of tiles of whole rows or less (tile.rows 1), or of the whole matrix.
+/// Of tiles of whole rows or less (tile.rows 1), of the whole matrix, or in bfloat16.
 [[nodiscard]] RowSource rows_of(const Quantized& x, const Scheme& scheme);
 
 /// x: [R, C] float32, any tile.

@@ -6,6 +6,7 @@ const std::vector<Recipe>& recipes() {
   static const std::vector<Recipe> all = {
       {.name = "blockwise", .activation = {128, 1}, .gradient = {128, 1}, .weight = {128, 128}},
       {.name = "tensorwise", .gradient_format = Format::kE5m2},
+      {.name = "bfloat16", .format = Format::kBfloat16, .gradient_format = Format::kBfloat16},
       {.name = "blockwise_coarse_gradients", .activation = {128, 1}, .gradient = {128, 128}, .weight = {128, 128}},
   };
   return all;

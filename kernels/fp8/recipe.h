@@ -30,7 +30,7 @@ struct Recipe {
 };
 
 /// blockwise: E4M3, 1x128 tiles of activations and output gradients, 128x128 blocks of weights (DeepSeek-V3, arXiv 2412.19437,
-/// section 3.3). tensorwise: one scale a tensor, gradients in E5M2 (arXiv 2209.05433, section 3). blockwise_coarse_gradients:
+/// section 3.3). bfloat16: that, without scales. tensorwise: one scale a tensor, gradients in E5M2 (arXiv 2209.05433, section 3). blockwise_coarse_gradients:
 /// gradients in blocks of 128x128 too, what the paper's appendix B.2 warns of; for experiments.
 [[nodiscard]] const std::vector<Recipe>& recipes();
 

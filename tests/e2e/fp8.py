@@ -26,15 +26,15 @@ class Runs:
         (root / "tokenizer").mkdir()
         write_tokenizer(root / "tokenizer")
 
-    def recipe(self, label, layout=(1, 1, 1, "1f1b"), steps=STEPS, rows=8, rows_per_microbatch=2, recompute="none", **precision):
+    def recipe(self, label, layout=(1, 1, 1, "1f1b"), steps=STEPS, rows=8, rows_per_microbatch=2, recompute="none", optimizer=None, precision=None, **more):
         """The recipe's path and its output."""
         _, pp, ep, schedule = layout
         output = self.root / label.replace(" ", "-")
         recipe = self.root / f"{output.name}.json"
         recipe.write_text(json.dumps({
             "base": str(RECIPE), "name": "fp8", "output": str(output), "model": {"tokenizer": str(self.root / "tokenizer")},
-            "data": {"train": [{"path": str(self.data)}], "validation": [], "sequence_length": 256}, "precision": precision,
-            "lr_schedule": {"name": "constant", "warmup_steps": 0}, "log": {"tensorboard": False}, "evaluate": {"every": 0},
+            "data": {"train": [{"path": str(self.data)}], "validation": [], "sequence_length": 256}, "precision": {**(precision or {}), **more},
+            **({"optimizer": optimizer} if optimizer else {}), "lr_schedule": {"name": "constant", "warmup_steps": 0}, "log": {"tensorboard": False}, "evaluate": {"every": 0},
             "parallel": {"pp": pp, "ep": ep, "pipeline_schedule": schedule}, "checkpoint": {"every": 2},
             "train": {"steps": steps, "sequences_per_step": rows, "sequences_per_microbatch": rows_per_microbatch,
                       "batch_ramp": {"from": 0, "steps": 0}, "recompute": recompute}}))
@@ -82,6 +82,15 @@ def main():
             expect(same, f"recompute {kind}: {'the same to the bit' if same else 'DIFFERS'}")
         runs.train("resumed", steps=2, fp8="blockwise")
         expect(bits(runs.train("resumed", fp8="blockwise")) == bits(reference), "stopped after 2 steps and resumed: the same to the bit")
+        narrow = {"precision": {"compute": "bfloat16"}, "optimizer": {"moments": "bfloat16", "moment_rounding": "stochastic"}}
+        bfloat16 = runs.train("bfloat16", **narrow)
+        expect(largest_difference(losses(bfloat16), losses(float32)) < 0.01 and losses(bfloat16) != losses(float32),
+               f"bfloat16, stochastic moments: within {largest_difference(losses(bfloat16), losses(float32)):.2e} of float32")
+        for name, layout in LAYOUTS.items():
+            difference = largest_difference(losses(runs.train(f"{name} bfloat16", layout, **narrow)), losses(bfloat16))
+            expect(difference <= BOUND, f"bfloat16, {name} against one rank: {difference:.2e}")
+        runs.train("bfloat16 resumed", steps=2, **narrow)
+        expect(bits(runs.train("bfloat16 resumed", **narrow)) == bits(bfloat16), "bfloat16, stopped and resumed: the same to the bit")
         for name, precision in {"tensorwise": {"fp8": "tensorwise"}, "powers of two": {"fp8": "blockwise", "fp8_power_of_two_scales": True}}.items():
             other = losses(runs.train(name, steps=2, **precision))
             expect(largest_difference(other, curve[:2]) < 0.01 and other != curve[:2], f"{name}: within {largest_difference(other, curve[:2]):.2e} of blockwise")

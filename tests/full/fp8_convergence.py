@@ -2,7 +2,8 @@
 same weights, data and seed in float32 and in each FP8 recipe, beside the noise floor: float32 from weights perturbed by 1e-3. Three seeds.
 The mean relative difference of the losses of the last 100 steps must be within the floor's largest or 1 % for blockwise.
 
-  fp8_convergence.py --work DIR [--steps 500] [--seeds 1 2 3] [--variants NAME ..] [--ranks 2] [--output curves.md]
+  fp8_convergence.py --work DIR [--steps 500] [--seeds 1 2 3] [--variants NAME ..] [--ranks 1] [--threads 2] [--sequences 8]
+                     [--learning-rate 1e-3] [--output curves.md]
 
 Runs that DIR already holds are taken from there, so that an interrupted experiment goes on. --output also writes curves.svg beside it.
 """
@@ -27,10 +28,11 @@ COLOURS = ["#222222", "#999999", "#1f77b4", "#17becf", "#d62728", "#ff7f0e"]
 
 
 class Experiment:
-    def __init__(self, work, steps, ranks):
-        self.work, self.steps, self.ranks = work, steps, ranks
+    def __init__(self, work, options):
+        self.work, self.steps, self.ranks, self.sequences = work, options.steps, options.ranks, options.sequences
+        self.learning_rate = options.learning_rate
         work.mkdir(parents=True, exist_ok=True)
-        ENVIRONMENT["OMP_NUM_THREADS"] = "1" if ranks > 1 else "2"
+        ENVIRONMENT["OMP_NUM_THREADS"] = str(options.threads)
         if not (work / "text").exists():
             subprocess.run([ROOT / "recipes" / "pretrain" / "collect-text", work / "text", "20"], check=True)
         if not (work / "tokenizer").exists():
@@ -40,7 +42,7 @@ class Experiment:
         output = self.work / name
         settings = {"base": str(ROOT / "recipes" / "pretrain" / "tiny-deepseek-v3.yaml"), "name": name, "seed": seed, "output": str(output), "model": model,
                     "data": {"train": [{"path": str(self.work / "text" / "train")}], "validation": []},
-                    "train": {"steps": steps, "sequences_per_step": 16, "sequences_per_microbatch": 8, "batch_ramp": {"from": 0, "steps": 0}},
+                    "train": {"steps": steps, "sequences_per_step": self.sequences, "sequences_per_microbatch": 8, "batch_ramp": {"from": 0, "steps": 0}},
                     "evaluate": {"every": 0}, "log": {"tensorboard": False}, "checkpoint": {"every": 100, "keep": 1}, **changes}
         path = self.work / f"{name}.json"
         path.write_text(json.dumps(settings))
@@ -62,8 +64,11 @@ class Experiment:
                     (moved / file.name).write_bytes(file.read_bytes())
             draw = numpy.random.default_rng(seed)
             tensors = read_safetensors(fresh / "model.safetensors")
-            (moved / "model.safetensors").write_bytes(safetensors_bytes(
-                {n: (w * (1 + PERTURBATION * draw.standard_normal(w.shape))).astype("f4") for n, w in tensors.items()}))
+            perturbed = {}  # by value: MTP modules repeat the embedding and the head
+            for weight in tensors.values():
+                if weight.tobytes() not in perturbed:
+                    perturbed[weight.tobytes()] = (weight * (1 + PERTURBATION * draw.standard_normal(weight.shape))).astype("f4")
+            (moved / "model.safetensors").write_bytes(safetensors_bytes({n: perturbed[w.tobytes()] for n, w in tensors.items()}))
         return fresh, moved
 
     def curve(self, variant, seed):
@@ -72,8 +77,8 @@ class Experiment:
                                      self.steps, precision=VARIANTS[variant])
         text = json.loads(recipe.read_text())
         text.pop("base")  # whose model.config excludes model.path
-        text.update(task="pretrain", optimizer={"lr": 3e-3, "betas": [0.9, 0.95], "weight_decay": 0.1, "grad_clip": 1.0},
-                    lr_schedule={"name": "wsd", "warmup_steps": 20, "final_lr": 0.1, "decay_steps": 120},
+        text.update(task="pretrain", optimizer={"lr": self.learning_rate, "betas": [0.9, 0.95], "weight_decay": 0.1, "grad_clip": 1.0},
+                    lr_schedule={"name": "wsd", "warmup_steps": 100, "final_lr": 0.1, "decay_steps": 120},
                     moe={"bias_update_rate": 3e-3, "sequence_balance_loss": 1e-4}, mtp={"loss_weight": 0.3})
         text["data"]["sequence_length"] = 256
         text["train"].pop("batch_ramp")
@@ -129,11 +134,14 @@ def main():
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--variants", nargs="+", default=USUAL, choices=list(VARIANTS))
-    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="of each rank")
+    parser.add_argument("--sequences", type=int, default=8, help="of 256 tokens, in a step")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="at which two float32 runs stay together")
     parser.add_argument("--output", type=Path, help="a table in Markdown, with a chart beside it")
     options = parser.parse_args()
     names = ["float32", *(v for v in options.variants if v != "float32")]
-    experiment = Experiment(options.work, options.steps, options.ranks)
+    experiment = Experiment(options.work, options)
     found = {name: [] for name in names[1:]}
     for seed in options.seeds:
         curves = {}

@@ -137,10 +137,60 @@ TEST(AdamW, EqualsTorchOverSeveralSteps) {
     const at::Tensor gradient = random_tensor({1003}, 10 + step);
     reference.mutable_grad() = gradient * 0.5;
     optimizer.step();
-    adamw(weight.data_ptr<float>(), gradient.data_ptr<float>(), m.data_ptr<float>(), v.data_ptr<float>(), 1003,
+    adamw(weight.data_ptr<float>(), gradient.data_ptr<float>(), {m, v}, 1003,
           {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-6, .weight_decay = 0.1, .step = step, .gradient_scale = 0.5});
   }
   expect_close(weight, reference.detach(), 1e-6, "weights");
+}
+
+/// Gradients of mean square 1 under moments that begin at 0.
+struct Narrow {
+  at::Tensor weight, m, v;
+  explicit Narrow(int64_t count) : weight(at::zeros({count})), m(at::zeros({count}, at::kBFloat16)), v(at::zeros({count}, at::kBFloat16)) {}
+  void step(int64_t step, const at::Tensor& gradient, double beta2, bool stochastic, int64_t begin = 0, int64_t end = -1) {
+    const int64_t count = (end < 0 ? weight.numel() : end) - begin;
+    const MomentNoise noise{static_cast<uint64_t>(step) * 12345, begin};
+    adamw(weight.data_ptr<float>() + begin, gradient.data_ptr<float>() + begin, {m.narrow(0, begin, count), v.narrow(0, begin, count), stochastic ? &noise : nullptr},
+          count, {.lr = 1e-2, .beta1 = 0.9, .beta2 = beta2, .weight_decay = 0, .step = step});
+  }
+};
+
+TEST(AdamW, MomentsInBfloat16AreThoseOfFloat32Rounded) {
+  Narrow narrow(1003);
+  at::Tensor weight = at::zeros({1003}), m = at::zeros({1003}), v = at::zeros({1003});
+  for (int64_t step = 1; step <= 3; ++step) {
+    const at::Tensor gradient = random_tensor({1003}, 20 + step);
+    m.copy_(narrow.m);  // float32 arithmetic on what was kept
+    v.copy_(narrow.v);
+    adamw(weight.data_ptr<float>(), gradient.data_ptr<float>(), {m, v}, 1003, {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0, .step = step});
+    narrow.step(step, gradient, 0.95, false);
+    EXPECT_TRUE(narrow.m.equal(m.to(at::kBFloat16)));
+    EXPECT_TRUE(narrow.v.equal(v.to(at::kBFloat16)));
+    expect_close(narrow.weight, weight, 1e-7, "weights");
+  }
+}
+
+TEST(AdamW, StochasticRoundingFollowsWhatTheNearestLoses) {
+  constexpr int64_t kCount = 20000, kSteps = 3000;  // of beta2 = 0.9995 a step moves a second moment by less than half a unit in the last place
+  Narrow nearest(kCount), stochastic(kCount);
+  const at::Tensor large = at::ones({kCount}), small = at::full({kCount}, 0.5f);
+  for (int64_t step = 1; step <= kSteps; ++step)
+    for (Narrow* each : {&nearest, &stochastic}) each->step(step, step == 1 ? large * 40 : small, 0.9995, each == &stochastic);
+  const double keep = std::pow(0.9995, kSteps - 1), expected = keep * (1 - 0.9995) * 1600 + (1 - keep) * 0.25;
+  EXPECT_NEAR(stochastic.v.to(at::kFloat).mean().item<double>(), expected, 0.01 * expected);
+  EXPECT_GT(nearest.v.to(at::kFloat).mean().item<double>(), 1.5 * expected) << "to the nearest it stays where it was";
+}
+
+TEST(AdamW, NoiseBelongsToTheElement) {
+  Narrow whole(1003), parts(1003);
+  const at::Tensor gradient = random_tensor({1003}, 5);
+  whole.step(1, gradient, 0.95, true);
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 17}, {17, 600}, {600, 1003}}) parts.step(1, gradient, 0.95, true, begin, end);
+  EXPECT_TRUE(whole.m.equal(parts.m));
+  EXPECT_TRUE(whole.v.equal(parts.v));
+  Narrow other(1003);
+  other.step(1, gradient, 0.95, false);
+  EXPECT_FALSE(whole.m.equal(other.m));
 }
 
 TEST(SumOfSquares, DoesNotDependOnTheNumberOfThreads) {

@@ -24,6 +24,7 @@ Recipe recipe_of(const std::string& name, bool power_of_two = false) {
 
 /// What a matrix becomes, by the plain quantiser. One tile for all knows no starts.
 at::Tensor plain(const at::Tensor& x, const Scheme& scheme, const Starts& tile_starts = {0}) {
+  if (!scheme.scaled()) return x.detach().to(at::kBFloat16).to(at::kFloat);
   const Starts starts = scheme.tile.whole() ? Starts{0} : tile_starts;
   const at::Tensor dense = x.detach().contiguous();
   const auto result = fp8::plain_quantize(dense.const_data_ptr<float>(), x.size(0), x.size(1), scheme, starts);
@@ -52,6 +53,10 @@ TEST_P(Fp8Linear, MultipliesWhatThePlainQuantiserMakes) {
   const Starts starts = {0, 70, 71, 250};
   LinearSpec spec;
   spec.weight = random_parameter({c.out, c.in}, 1, 0.3);
+  if (recipe.format == fp8::Format::kBfloat16) {  // weights come rounded
+    const at::NoGradGuard no_grad;
+    spec.weight->value.copy_(spec.weight->value.to(at::kBFloat16));
+  }
   spec.prologue = c.prologue;
   if (c.prologue == Prologue::kRmsNorm) spec.norm = random_parameter({c.in}, 3);
   spec.bias = random_parameter({c.out}, 2);
@@ -87,7 +92,12 @@ INSTANTIATE_TEST_SUITE_P(Recipes, Fp8Linear,
                          testing::Values(Case{Prologue::kNone, "blockwise"}, Case{Prologue::kRmsNorm, "blockwise"}, Case{Prologue::kSwiglu, "blockwise"},
                                          Case{Prologue::kNone, "blockwise", true}, Case{Prologue::kSwiglu, "blockwise", true},
                                          Case{Prologue::kNone, "blockwise_coarse_gradients"}, Case{Prologue::kNone, "tensorwise"}, Case{Prologue::kRmsNorm, "tensorwise"},
-                                         Case{Prologue::kSwiglu, "tensorwise"}));
+                                         Case{Prologue::kSwiglu, "tensorwise"}, Case{Prologue::kNone, "bfloat16"}, Case{Prologue::kRmsNorm, "bfloat16"},
+                                         Case{Prologue::kSwiglu, "bfloat16"}),
+                         [](const auto& info) {
+                           const char* front = info.param.prologue == Prologue::kNone ? "" : info.param.prologue == Prologue::kRmsNorm ? "_rms_norm" : "_swiglu";
+                           return std::string(info.param.recipe) + (info.param.power_of_two ? "_power_of_two" : "") + front;
+                         });
 
 TEST(Fp8Linear, GroupedExpertsEqualOneLinearAnExpert) {
   for (const char* name : {"blockwise", "tensorwise"}) {

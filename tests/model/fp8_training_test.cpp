@@ -6,10 +6,10 @@
 namespace tessera::model {
 namespace {
 
-const std::vector<int32_t> kTokens = {10, 11, 12, 13, 14, 20, 30, 31, 32};
-const std::vector<Segment> kSegments = {{0, 5, 0, -1}, {5, 1, 0, -1}, {6, 3, 0, -1}};
+const std::vector<int32_t> kTrainedTokens = {10, 11, 12, 13, 14, 20, 30, 31, 32};
+const std::vector<Segment> kTrainedSegments = {{0, 5, 0, -1}, {5, 1, 0, -1}, {6, 3, 0, -1}};
 const std::vector<int64_t> kRowStarts = {0, 5};
-const kernels::Targets kTargets = {{0, 1, 2, 3, 6, 7}, {11, 12, 13, 14, 31, 32}, {1, 1, 1, 1, 1, 1}};
+const kernels::Targets kTrainedTargets = {{0, 1, 2, 3, 6, 7}, {11, 12, 13, 14, 31, 32}, {1, 1, 1, 1, 1, 1}};
 
 struct Result {
   double loss = 0;
@@ -28,12 +28,12 @@ Result backward(const char* fp8, Recompute recompute, bool later) {
     used.parameter->queue = &queue;
   }
   std::vector<int32_t> positions;
-  for (const Segment& s : kSegments)
+  for (const Segment& s : kTrainedSegments)
     for (int64_t i = 0; i < s.length; ++i) positions.push_back(static_cast<int32_t>(i));
-  const at::Tensor tokens = torch::tensor(kTokens, torch::kInt), place = torch::tensor(positions, torch::kInt);
-  auto modules = mtp_rows(kTokens, kSegments, kTargets, {0.3}, kRowStarts);
-  const at::Tensor hidden = model->hidden_states(tokens, place, kSegments, {}, kRowStarts);
-  at::Tensor total = model->loss(hidden, kTargets).loss;
+  const at::Tensor tokens = torch::tensor(kTrainedTokens, torch::kInt), place = torch::tensor(positions, torch::kInt);
+  auto modules = mtp_rows(kTrainedTokens, kTrainedSegments, kTrainedTargets, {0.3}, kRowStarts);
+  const at::Tensor hidden = model->hidden_states(tokens, place, kTrainedSegments, {}, kRowStarts);
+  at::Tensor total = model->loss(hidden, kTrainedTargets).loss;
   for (const auto& part : model->mtp_losses(hidden, modules, {})) total = total + part.loss;
   total.backward();
   EXPECT_EQ(queue.waiting.empty(), !later);

@@ -45,7 +45,9 @@ TEST_P(MoeLayer, EqualsALoopOverTokens) {
     EXPECT_EQ(arrived.offsets[static_cast<size_t>(e)], row);
     for (int64_t t = 0; t < tokens; ++t)
       for (int32_t chosen : choices[static_cast<size_t>(t)])
-        if (chosen == e) EXPECT_TRUE(arrived.rows[row++].equal(x[t]));
+        if (chosen == e) {
+          EXPECT_TRUE(arrived.rows[row++].equal(x[t]));
+        }
   }
 
   at::Tensor rx = reference_copy(x), rweights = reference_copy(weights), rg = reference_copy(experts.gate_up()->value), rd = reference_copy(experts.down()->value);

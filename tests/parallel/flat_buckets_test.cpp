@@ -24,14 +24,14 @@ struct Replica {
   std::vector<kernels::ParameterPtr> parameters;
   std::unique_ptr<FlatBuckets> buckets;
 
-  Replica(Communicator& dp, int64_t bucket_bytes, int zero_stage = 1) {
+  Replica(Communicator& dp, int64_t bucket_bytes, int zero_stage = 1, at::ScalarType values = at::kFloat) {
     std::vector<FlatBuckets::Item> items;
     for (size_t i = 0; i < kShapes.size(); ++i) {
       parameters.push_back(std::make_shared<kernels::Parameter>());
       parameters.back()->value = numbers(kShapes[i], static_cast<int64_t>(i) + 100);
       items.push_back({parameters.back(), i == kShared ? 2 : 1});
     }
-    buckets = std::make_unique<FlatBuckets>(items, dp, BucketOptions{.bucket_bytes = bucket_bytes, .zero_stage = zero_stage, .name = "test"});
+    buckets = std::make_unique<FlatBuckets>(items, dp, BucketOptions{.bucket_bytes = bucket_bytes, .zero_stage = zero_stage, .values = values, .name = "test"});
   }
 
   /// What the layers do in the backward pass of one micro-batch of rank `rank`.
@@ -49,8 +49,7 @@ struct Replica {
   void update() {
     at::NoGradGuard no_grad;
     for (auto& bucket : buckets->buckets()) {
-      const int64_t owned = bucket.owned_end - bucket.owned_begin;
-      bucket.value.narrow(0, bucket.owned_begin, owned).sub_(bucket.owned_gradient);
+      bucket.master.sub_(bucket.owned_gradient);
     }
     for (size_t b = buckets->buckets().size(); b-- > 0;) buckets->start_gather(b);
     for (const auto& parameter : parameters) parameter->await();
@@ -98,6 +97,33 @@ TEST_P(Buckets, SeveralRanksGiveTheWeightsOfOne) {
     for (size_t i = 0; i < kShapes.size(); ++i)
       EXPECT_TRUE(many.parameters[i]->value.equal(one.parameters[i]->value)) << "step " << step << " parameter " << i;
   }
+}
+
+TEST_P(Buckets, ValuesInBfloat16AreRoundedMasters) {
+  Replica replica(test_world(), bytes(), zero_stage(), at::kBFloat16);
+  std::vector<at::Tensor> exact;
+  {
+    const at::NoGradGuard no_grad;
+    for (size_t i = 0; i < kShapes.size(); ++i) {
+      exact.push_back(numbers(kShapes[i], static_cast<int64_t>(i)) + 1e-4f);
+      replica.parameters[i]->value.copy_(exact.back());
+    }
+  }
+  replica.buckets->adopt_values();
+  const int64_t before = test_world().traffic()[test_world().axis()].bytes;
+  for (int step = 0; step < 3; ++step) {
+    for (size_t i = 0; i < kShapes.size(); ++i) EXPECT_TRUE(replica.parameters[i]->value.equal(exact[i].to(at::kBFloat16).to(at::kFloat))) << step << " " << i;
+    const at::NoGradGuard no_grad;
+    for (auto& bucket : replica.buckets->buckets()) bucket.master.add_(1e-3f);  // less than half a bfloat16 of most
+    for (auto& tensor : exact) tensor.add_(1e-3f);
+    for (size_t b = replica.buckets->buckets().size(); b-- > 0;) replica.buckets->start_gather(b);
+    replica.buckets->finish_gather();
+  }
+  if (test_world().size() == 1) return;
+  int64_t elements = 0;
+  for (const auto& bucket : replica.buckets->buckets()) elements += bucket.master.numel();
+  const int64_t sent = test_world().traffic()[test_world().axis()].bytes - before;
+  EXPECT_EQ(sent, 3 * 2 * elements * (test_world().size() - 1)) << "two bytes an element";
 }
 
 TEST_P(Buckets, SlicesOfAllRanksCoverEachBucketOnce) {

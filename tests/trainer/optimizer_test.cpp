@@ -24,11 +24,11 @@ struct Rank {
   std::unique_ptr<parallel::FlatBuckets> buckets;
   std::unique_ptr<AdamW> optimizer;
 
-  Rank(int rank, int size, int64_t bucket_bytes = kSmallBuckets) : place(parallel::make_dry_run_communicator(rank, size)) {
+  Rank(int rank, int size, int64_t bucket_bytes = kSmallBuckets, const OptimizerConfig& config = kConfig, at::ScalarType values = at::kFloat) : place(parallel::make_dry_run_communicator(rank, size)) {
     std::vector<parallel::FlatBuckets::Item> items;
     for (const auto& used : model->parameters()) items.push_back({used.parameter, used.uses});
-    buckets = std::make_unique<parallel::FlatBuckets>(items, *place, parallel::BucketOptions{.bucket_bytes = bucket_bytes, .zero_stage = 1, .name = "test"});
-    optimizer = std::make_unique<AdamW>(std::vector{buckets.get()}, kConfig);
+    buckets = std::make_unique<parallel::FlatBuckets>(items, *place, parallel::BucketOptions{.bucket_bytes = bucket_bytes, .zero_stage = 1, .values = values, .name = "test"});
+    optimizer = std::make_unique<AdamW>(std::vector{buckets.get()}, model->weights(), config, 7);
   }
   /// The same gradients on every rank, as after a reduction.
   void set_gradients(int64_t seed) {
@@ -37,9 +37,10 @@ struct Rank {
   }
 };
 
-std::vector<std::unique_ptr<Rank>> make_ranks(int size, int64_t bucket_bytes = kSmallBuckets) {
+std::vector<std::unique_ptr<Rank>> make_ranks(int size, int64_t bucket_bytes = kSmallBuckets, const OptimizerConfig& config = kConfig,
+                                              at::ScalarType values = at::kFloat) {
   std::vector<std::unique_ptr<Rank>> ranks;
-  for (int r = 0; r < size; ++r) ranks.push_back(std::make_unique<Rank>(r, size, bucket_bytes));
+  for (int r = 0; r < size; ++r) ranks.push_back(std::make_unique<Rank>(r, size, bucket_bytes, config, values));
   return ranks;
 }
 
@@ -142,6 +143,50 @@ TEST_P(Sharded, UpdatesEqualTheAlgorithmInDouble) {
     EXPECT_LT((all.at("exp_avg/" + weight.name) - part(m)).abs().max().item<double>(), 1e-6) << weight.name;
     EXPECT_LT((all.at("exp_avg_sq/" + weight.name) - part(v)).abs().max().item<double>(), 1e-6) << weight.name;
   }
+}
+
+TEST_P(Sharded, NarrowMomentsAndValuesDoNotDependOnTheLayout) {
+  OptimizerConfig config = kConfig;
+  config.moments = "bfloat16";
+  config.moment_rounding = "stochastic";
+  const auto many = make_ranks(GetParam(), kSmallBuckets, config, at::kBFloat16), one = make_ranks(1, 1 << 20, config, at::kBFloat16);
+  train(many, 3);
+  train(one, 3);
+  const Tensors left = gathered(many), right = gathered(one);
+  for (const auto& [key, value] : left) EXPECT_TRUE(value.equal(right.at(key))) << key;
+  config.moment_rounding = "nearest";
+  const auto nearest = make_ranks(1, 1 << 20, config, at::kBFloat16);
+  train(nearest, 3);
+  const Tensors other = gathered(nearest);
+  EXPECT_FALSE(other.at(left.begin()->first).equal(left.begin()->second));
+  for (const auto& weight : one[0]->model->weights())
+    EXPECT_TRUE(weight.view().reshape({-1}).equal(right.at("weight/" + weight.name).to(at::kBFloat16).to(at::kFloat))) << weight.name;
+}
+
+class Stored : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Ranks, Stored, testing::Values(1, 3));
+
+TEST_P(Stored, NarrowMomentsAndMastersToTheBit) {
+  OptimizerConfig config = kConfig;
+  config.moments = "bfloat16";
+  const auto writers = make_ranks(GetParam(), kSmallBuckets, config, at::kBFloat16);
+  train(writers, 2);
+  const Tensors written = gathered(writers);
+  const TemporaryFolder folder;
+  std::vector<checkpoint::OwnedRange> ranges;
+  for (const auto& rank : writers)
+    for (const auto& range : rank->optimizer->owned_ranges(rank->model->weights())) {
+      EXPECT_EQ(range.data.scalar_type(), range.kind == "weight" ? at::kFloat : at::kBFloat16);
+      ranges.push_back(range);
+    }
+  checkpoint::write_checkpoint(folder.path(), 2, ranges, {}, *parallel::make_self_communicator());
+  const auto readers = make_ranks(2, 2 * kSmallBuckets, config, at::kBFloat16);
+  for (const auto& rank : readers) {
+    checkpoint::CheckpointReader reader(folder / "step-00000002", checkpoint::read_and_verify(folder / "step-00000002"));
+    rank->optimizer->load(rank->model->weights(), reader);
+  }
+  const Tensors read = gathered(readers);
+  for (const auto& [key, value] : written) EXPECT_TRUE(read.at(key).equal(value)) << key;
 }
 
 TEST_P(Sharded, ACheckpointOfAnyNumberOfRanksIsReadToTheBit) {
