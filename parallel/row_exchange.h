@@ -5,8 +5,9 @@
 //   ... work that needs no peer ...
 //   at::Tensor received = exchange.finish(pending);
 //
-// Rows may travel in fewer bytes than float32; what is sent and what arrives is float32 all the same. In the backward pass finish() starts the way back of the gradients and start() waits for them; autograd runs what was
-// recorded between the two in between, and what is then still to wait is spent on weight gradients.
+// Rows may travel in fewer bytes than float32; what is sent and what arrives is float32 all the same. In the backward pass
+// finish() starts the way back of the gradients and start() waits for them; autograd runs what was recorded between the two in
+// between, and what is then still to wait is spent on weight gradients.
 #pragma once
 
 #include <ATen/core/Tensor.h>

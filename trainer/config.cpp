@@ -154,6 +154,8 @@ void TrainerConfig::validate() const {
     require(moe.bias_update_rate == 0, "moe.bias_update_rate must be 0 with model.lora: an adapter does not hold the routers' biases");
     require(mtp.loss_weight == 0, "mtp.loss_weight must be 0 with model.lora: MTP modules take no adapters");
     const bool codes = model.lora->base == "fp8";
+    require(!codes || precision.compute == "float32", "precision.compute must be float32 with model.lora.base = fp8: frozen weights are made of their codes "
+                                                      "in float32; set one of the two to float32");
     require(!codes || precision.fp8 != "tensorwise", "model.lora.base = fp8 keeps weights in blocks of 128 x 128, which precision.fp8 = tensorwise "
                                                      "cannot multiply by; set it to blockwise or none");
     require(!codes || precision.fp8 == "none" || !precision.fp8_power_of_two_scales,

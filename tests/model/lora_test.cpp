@@ -1,5 +1,9 @@
 #include "model/lora.h"
 
+#include <malloc.h>
+
+#include <fstream>
+
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -179,6 +183,37 @@ TEST(LoraOverFp8, KeepsTheNumbersThatAnFp8FolderHolds) {
       EXPECT_FALSE(hidden_states(kept, kTexts).equal(hidden_states(*expected, kTexts)));
     }
     EXPECT_GT(codes, 3u * 12);
+  }
+}
+
+/// Memory of this process that no file backs, without what malloc keeps for later.
+int64_t anonymous_bytes() {
+  ::malloc_trim(0);
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("RssAnon:")) return std::stoll(line.substr(8)) * 1024;
+  return 0;
+}
+
+TEST(LoraOverFp8, TakesOneByteAParameter) {
+  at::NoGradGuard no_grad;
+  json config = tiny_config();
+  config.update({{"hidden_size", 1024}, {"intermediate_size", 4096}, {"num_attention_heads", 16}, {"num_key_value_heads", 8}, {"head_dim", 64}});
+  const TemporaryFolder folder;
+  save_weights(*tiny_model(config), folder.path(), at::kBFloat16);
+  for (const bool codes : {true, false}) {
+    const int64_t before = anonymous_bytes();
+    ASSERT_GT(before, 0);
+    CausalLM model(load_config(folder.path()));
+    if (codes) model.keep_frozen_in_fp8();
+    load_weights(model, folder.path());
+    (void)hidden_states(model, kTexts);
+    int64_t parameters = 0;
+    for (const auto& weight : model.weights()) parameters += weight.numel();
+    ASSERT_GT(parameters, 30'000'000);
+    const double bytes_a_parameter = static_cast<double>(anonymous_bytes() - before) / static_cast<double>(parameters);
+    RecordProperty(codes ? "bytes_a_parameter" : "bytes_a_parameter_in_float32", std::to_string(bytes_a_parameter));
+    EXPECT_NEAR(bytes_a_parameter, codes ? 1 : 4, 0.1);
   }
 }
 

@@ -115,6 +115,8 @@ TEST(Recipe, WrongValuesNameTheKeyTheLineAndTheRemedy) {
       {"optimizer: {moment_rounding: stochastic}", "set optimizer.moments to it, or leave the key out"},
       {"precision: {fp8: blockwize}", "precision.fp8 = 'blockwize' is not known; use one of none, blockwise, tensorwise, blockwise_coarse_gradients (did you mean 'blockwise'?)"},
       {"precision: {fp8_power_of_two_scales: true}", "precision.fp8_power_of_two_scales has no effect while precision.fp8 = none"},
+      {"precision: {dispatch: float8}", "precision.dispatch = 'float8' is not known; use one of float32, bfloat16, fp8"},
+      {"precision: {combine: fp8}", "precision.combine = 'fp8' is not known; use one of float32, bfloat16"},
       {"parallel: {stages_per_rank: 0}", "parallel.stages_per_rank = 0 must be at least 1"},
       {"moe: {bias_update_rate: -1}", "moe.bias_update_rate = -1 must be 0 or more"},
       {"moe: {z_los: 1}", "moe.z_los is not a known key; did you mean 'z_loss'?"},
@@ -127,6 +129,23 @@ TEST(Recipe, WrongValuesNameTheKeyTheLineAndTheRemedy) {
     EXPECT_THAT(text, HasSubstr(message)) << line;
     EXPECT_THAT(text, testing::StartsWith("r.yaml:4: ")) << line;
   }
+}
+
+TEST(Recipe, ABaseInFp8NamesWhatItDoesNotGoWith) {
+  const auto with = [](const std::string& base, const std::string& precision) {
+    return "model: {path: m, lora: {base: " + base + "}}\ndata: {train: [{path: a}]}\ntrain: {steps: 1}\nprecision: {" + precision + "}\n";
+  };
+  EXPECT_THAT(refusal(with("fp16", "fp8: none")), testing::AllOf(testing::StartsWith("r.yaml:1: "),
+                                                                 HasSubstr("model.lora.base = 'fp16' is not known; use one of float32, fp8")));
+  EXPECT_THAT(refusal(with("fp8", "fp8: tensorwise")), HasSubstr("which precision.fp8 = tensorwise cannot multiply by"));
+  EXPECT_THAT(refusal(with("fp8", "fp8: blockwise, fp8_power_of_two_scales: true")),
+              HasSubstr("precision.fp8_power_of_two_scales must be false with model.lora.base = fp8"));
+  EXPECT_THAT(refusal(with("fp8", "compute: bfloat16")), HasSubstr("precision.compute must be float32 with model.lora.base = fp8"));
+  const auto c = parse_recipe(with("fp8", "fp8: blockwise, dispatch: fp8, combine: bfloat16"), "r.yaml").config;
+  EXPECT_EQ(c.model.lora.value().base, "fp8");
+  EXPECT_EQ(c.precision.wire().dispatch.kind, kernels::RowFormat::Kind::kFp8);
+  EXPECT_EQ(c.precision.wire().combine.kind, kernels::RowFormat::Kind::kBfloat16);
+  EXPECT_NO_THROW((void)parse_recipe(with("fp8", "dispatch: fp8, fp8_power_of_two_scales: true"), "r.yaml"));
 }
 
 TEST(Recipe, WhatIsMissingIsNamed) {
