@@ -88,7 +88,7 @@ void measure(parallel::Communicator& world, const std::string& name, int32_t mic
   double wall = 0, busy = 0;
   for (int step = -1; step < kSteps; ++step) {
     for (auto* buckets : stages.buckets()) buckets->zero_gradients();
-    trainer::StageRun run(stages.stages(), batches, terms, true, kDim);
+    trainer::StageRun run(stages.stages(), batches, terms, true, {kDim});
     run.expect(plan.ranks[static_cast<size_t>(world.rank())]);
     Timed timed(run, plan.num_stages);
     world.barrier();

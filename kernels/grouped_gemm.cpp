@@ -210,7 +210,7 @@ struct DeviceGroupedLinearFunction : torch::autograd::Function<DeviceGroupedLine
     ctx->save_for_backward({x, groups.device_offsets});
     ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
     ctx->saved_data["offsets"] = groups.offsets;
-    return accelerator_of(x)->grouped_product(u, spec->weight->value, Transpose::kYes, groups);
+    return accelerator_of(x)->grouped_product(u, spec->weight->values(), Transpose::kYes, groups);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
@@ -229,7 +229,7 @@ struct DeviceGroupedLinearFunction : torch::autograd::Function<DeviceGroupedLine
       });
     at::Tensor dx;
     if (ctx->needs_input_grad(0)) {
-      dx = device.grouped_product(dy, spec.weight->value, Transpose::kNo, groups);
+      dx = device.grouped_product(dy, spec.weight->values(), Transpose::kNo, groups);
       if (gated) dx = swiglu_backward(dx, x);
     }
     return {dx, at::Tensor(), at::Tensor(), at::Tensor()};

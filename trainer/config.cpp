@@ -138,8 +138,8 @@ void TrainerConfig::validate() const {
   require(!data.train.empty(), "data.train is missing: a list of {path, weight}");
   require(device == "cpu" || task == "sft" || task == "pretrain",
           "device = " + device + " trains with task sft and pretrain; " + task + " generates or compares on the CPU in this version: set device: cpu");
-  require(device == "cpu" || !model.lora || (precision.fp8 == "none" && model.lora->base == "float32"),
-          "model.lora on a device needs precision.fp8: none and model.lora.base: float32 in this version; set them, or device: cpu");
+  require(device == "cpu" || !model.lora || precision.fp8 == "none",
+          "precision.fp8 with model.lora multiplies on a CPU in this version; leave it out (model.lora.base: fp8 saves the memory), or set device: cpu");
   require(device == "cpu" || (precision.dispatch == "float32" && precision.combine == "float32"),
           "precision.dispatch and precision.combine pack on a CPU in this version; leave them out, or set device: cpu");
   model.validate();
@@ -154,7 +154,7 @@ void TrainerConfig::validate() const {
     require(moe.bias_update_rate == 0, "moe.bias_update_rate must be 0 with model.lora: an adapter does not hold the routers' biases");
     require(mtp.loss_weight == 0, "mtp.loss_weight must be 0 with model.lora: MTP modules take no adapters");
     const bool codes = model.lora->base == "fp8";
-    require(!codes || precision.compute == "float32", "precision.compute must be float32 with model.lora.base = fp8: frozen weights are made of their codes "
+    require(!codes || precision.compute == "float32" || device != "cpu", "precision.compute must be float32 with model.lora.base = fp8: frozen weights are made of their codes "
                                                       "in float32; set one of the two to float32");
     require(!codes || precision.fp8 != "tensorwise", "model.lora.base = fp8 keeps weights in blocks of 128 x 128, which precision.fp8 = tensorwise "
                                                      "cannot multiply by; set it to blockwise or none");

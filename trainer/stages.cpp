@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "kernels/accelerator.h"
+#include "kernels/fp8/block_matrix.h"
 #include "parallel/pipeline_check.h"
 #include "trainer/stage_run.h"
 
@@ -131,7 +132,11 @@ void Stages::move_the_rest() {
   for (const auto& weight : weights(false)) {
     kernels::Parameter& parameter = *weight.parameter;
     if (parameter.trainable() || !seen.insert(&parameter).second) continue;
-    parameter.value = parameter.value.to(device_).to(weight.buffer ? at::kFloat : values_);
+    if (parameter.codes) {
+      parameter.codes->move(device_, values_);
+    } else {
+      parameter.value = parameter.value.to(device_).to(weight.buffer ? at::kFloat : values_);
+    }
   }
 }
 

@@ -1,10 +1,12 @@
 #include "kernels/fp8/block_matrix.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/threads.h"
 
@@ -36,7 +38,27 @@ void BlockMatrix::write_rows(int64_t begin, int64_t end, float* to) const {
   }
 }
 
+void BlockMatrix::move(c10::Device device, at::ScalarType type) {
+  codes_ = codes_.to(device);
+  for (Part& part : parts_) part.scales = part.scales.to(device);
+  type_ = type;
+}
+
+at::Tensor BlockMatrix::values_on(const Accelerator& device, int64_t begin, int64_t end) const {
+  std::vector<at::Tensor> pieces;
+  for (const Part& part : parts_) {
+    const int64_t from = std::max(begin, part.begin), to = std::min(end, part.end);
+    if (from >= to) continue;
+    const int64_t band = (from - part.begin) / part.block.rows, first = part.begin + band * part.block.rows;  // whole bands of blocks
+    const Quantized piece{codes_.slice(0, first, to), part.scales.slice(0, band)};
+    const int64_t bands = (to - first + part.block.rows - 1) / part.block.rows;
+    pieces.push_back(device.dequantize({piece.codes, piece.scales.narrow(0, 0, bands)}, {Format::kE4m3, part.block}, type_).slice(0, from - first));
+  }
+  return pieces.size() == 1 ? pieces[0] : at::cat(pieces);
+}
+
 at::Tensor BlockMatrix::values(int64_t begin, int64_t end) const {
+  if (const Accelerator* device = accelerator_of(codes_)) return values_on(*device, begin, end);
   at::Tensor values = at::empty({end - begin, columns()}, at::kFloat);
   float* to = values.data_ptr<float>();
   for_each_chunk(end - begin, kRowsAtLeast, [&](int64_t, int64_t first, int64_t last) { write_rows(begin + first, begin + last, to + first * columns()); });

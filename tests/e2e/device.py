@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fp8 import Runs, bits
 from harness import ENVIRONMENT, largest_difference, losses, read_jsonl, run
+from lora_fp8 import Runs as LoraRuns
 
 PLUGIN = os.environ["TESSERA_DEVICE_PLUGIN"]
 # (ranks, pp, ep, schedule)
@@ -63,6 +64,15 @@ def main():
         for steps in (2, 4):
             output = runs.on("tensors", "device16 resumed", steps=steps, **narrow)
         expect(bits(output) == bits(device16), "bfloat16: resumed, the same bits")
+
+        for model in ("llama", "deepseek"):  # adapters over a base in FP8, whose numbers are made where it lies
+            lora = LoraRuns(Path(root), model)
+            on_cpu, _ = lora.train("cpu", lora.plain, "fp8")
+            for compute, bound in (("float32", 1e-4), ("bfloat16", 0.02)):
+                recipe, output = lora.recipe(f"device {compute}", lora.plain, "fp8", device="tensors", precision={"compute": compute})
+                run("--plugin", PLUGIN, "train", recipe)
+                difference = max(abs(a - b[0]) / b[0] for a, b in zip(losses(output), on_cpu))
+                expect(difference < bound, f"{model}, LoRA over FP8, {compute}: {difference:.1e} from the CPU's")
 
         for name, device_name, text in (("unknown", "tpu", "no device kind is called 'tpu'; known: "), ("without kernels", "idle", "brings no kernels")):
             errors = runs.on(device_name, f"refused {name}", expect=1)
