@@ -92,6 +92,10 @@ class Accelerator {
   virtual at::Tensor scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
                                     at::ScalarType type) const = 0;
 
+  /// The same for each group's rows of x [N, in] and its matrix of w [E out, in], each with blocks of its own; in the type of x's activations.
+  virtual at::Tensor grouped_scaled_product(const fp8::Quantized& x, const fp8::Scheme& scheme_x, const fp8::Quantized& w, const fp8::Scheme& scheme_w,
+                                            const RowGroups& groups, at::ScalarType type) const = 0;
+
   virtual void adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) const = 0;
   /// A float64 scalar on the device.
   virtual at::Tensor sum_of_squares(const at::Tensor& x) const = 0;

@@ -357,6 +357,15 @@ at::Tensor TensorAccelerator::scaled_product(const fp8::Quantized& a, const fp8:
   return dequantize(a, scheme_a, at::kFloat).mm(dequantize(b, scheme_b, at::kFloat).t()).to(type);
 }
 
+at::Tensor TensorAccelerator::grouped_scaled_product(const fp8::Quantized& x, const fp8::Scheme& scheme_x, const fp8::Quantized& w,
+                                                     const fp8::Scheme& scheme_w, const RowGroups& groups, at::ScalarType type) const {
+  const int64_t experts = groups.experts(), out = w.codes.size(0) / experts, bands = w.scales.size(0) / experts;
+  std::vector<at::Tensor> stack;
+  for (int64_t e = 0; e < experts; ++e)
+    stack.push_back(dequantize({w.codes.narrow(0, e * out, out), w.scales.narrow(0, e * bands, bands)}, scheme_w, type));
+  return grouped_product(dequantize(x, scheme_x, type), at::cat(stack), Transpose::kYes, groups);
+}
+
 void TensorAccelerator::adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) const {
   const AdamWFactors f = factors_of(step);
   const at::Tensor g = gradient * f.gradient_scale;

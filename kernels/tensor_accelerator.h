@@ -48,6 +48,8 @@ class TensorAccelerator : public Accelerator {
   at::Tensor dequantize(const fp8::Quantized& x, const fp8::Scheme& scheme, at::ScalarType type) const override;
   at::Tensor scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
                             at::ScalarType type) const override;
+  at::Tensor grouped_scaled_product(const fp8::Quantized& x, const fp8::Scheme& scheme_x, const fp8::Quantized& w, const fp8::Scheme& scheme_w,
+                                    const RowGroups& groups, at::ScalarType type) const override;
   void adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) const override;
   at::Tensor sum_of_squares(const at::Tensor& x) const override;
 

@@ -2,10 +2,16 @@
 
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include <mutex>
 #include <utility>
 
+#include "core/error.h"
+#include "core/log.h"
+#ifdef TESSERA_CUTLASS
+#include "kernels/cuda/grouped_fp8.h"
+#endif
 #include "kernels/cuda/scaled_product.h"
 
 namespace tessera::kernels::cuda {
@@ -98,6 +104,17 @@ class CudaAccelerator final : public TensorAccelerator {
     return type == at::kBFloat16 ? left.mm(right.t()) : product_in(left, right.t(), type);
   }
 
+  at::Tensor grouped_scaled_product(const fp8::Quantized& x, const fp8::Scheme& scheme_x, const fp8::Quantized& w, const fp8::Scheme& scheme_w,
+                                    const RowGroups& groups, at::ScalarType type) const override {
+#ifdef TESSERA_CUTLASS
+    if (suits_grouped_fp8(x, scheme_x, w, scheme_w, groups, type)) {
+      static const bool works = grouped_fp8_works();
+      if (works) return grouped_fp8_product(x, w, groups);
+    }
+#endif
+    return TensorAccelerator::grouped_scaled_product(x, scheme_x, w, scheme_w, groups, type);
+  }
+
  protected:
   at::Tensor product_in(const at::Tensor& a, const at::Tensor& b, at::ScalarType type) const override { return at::mm(a, b, type); }
 
@@ -127,6 +144,59 @@ class CudaAccelerator final : public TensorAccelerator {
     return x.scalar_type() == at::kBFloat16 && w.scalar_type() == at::kBFloat16 && x.size(1) % kAlignment == 0 && w.size(1) % kAlignment == 0;
   }
   static at::Tensor ends_of(const RowGroups& groups) { return groups.device_offsets.narrow(0, 1, groups.experts()); }
+
+#ifdef TESSERA_CUTLASS
+  static bool suits_grouped_fp8(const fp8::Quantized& x, const fp8::Scheme& scheme_x, const fp8::Quantized& w, const fp8::Scheme& scheme_w,
+                                const RowGroups& groups, at::ScalarType type) {
+    const int64_t out = w.codes.size(0) / groups.experts();
+    return type == at::kBFloat16 && x.codes.size(0) > 0 && scheme_x.tile == fp8::Tile{1, 128} && scheme_w.tile == fp8::Tile{128, 128} &&
+           scheme_x.format == fp8::Format::kE4m3 && scheme_w.format == fp8::Format::kE4m3 && x.codes.size(1) % 16 == 0 && out % 16 == 0;
+  }
+
+  static at::Tensor grouped_fp8_product(const fp8::Quantized& x, const fp8::Quantized& w, const RowGroups& groups) {
+    const auto experts = static_cast<int32_t>(groups.experts());
+    const int64_t out = w.codes.size(0) / experts;
+    at::Tensor y = at::empty({x.codes.size(0), out}, x.scales.options().dtype(at::kBFloat16));
+    const at::Tensor workspace = at::empty({static_cast<int64_t>(grouped_fp8_workspace(experts))}, y.options().dtype(at::kByte));
+    const at::Tensor x_scales = x.scales.contiguous(), w_scales = w.scales.contiguous();
+    const char* problem = grouped_fp8({.x = x.codes.const_data_ptr(), .x_scales = x_scales.const_data_ptr<float>(), .w = w.codes.const_data_ptr(),
+                                       .w_scales = w_scales.const_data_ptr<float>(), .offsets = groups.device_offsets.const_data_ptr<int32_t>(),
+                                       .y = y.data_ptr(), .rows = x.codes.size(0), .out = out, .in = x.codes.size(1), .experts = experts,
+                                       .workspace = workspace.data_ptr(), .stream = c10::cuda::getCurrentCUDAStream().stream()});
+    TESSERA_CHECK(problem == nullptr, "grouped product in FP8: ", problem);
+    return y;
+  }
+
+  /// Whether it comes out as the product of the dequantised operands, with experts of uneven numbers of rows, and one of none.
+  [[nodiscard]] bool grouped_fp8_works() const {
+    constexpr int64_t kOut = 272, kIn = 336;
+    const fp8::Scheme by_row{fp8::Format::kE4m3, {1, 128}}, blocks{fp8::Format::kE4m3, {128, 128}};
+    const auto options = at::TensorOptions(at::kFloat).device(at::kCUDA);
+    RowGroups groups({0, 5, 5, 205, 320});
+    groups.copy_to(*this);
+    const at::Tensor magnitudes = at::logspace(-2, 2, kIn, 10.0, options);
+    const auto x = quantize(at::randn({320, kIn}, options) * magnitudes, by_row, false);
+    std::vector<at::Tensor> codes, scales;
+    for (int64_t e = 0; e < groups.experts(); ++e) {
+      const auto one = quantize(at::randn({kOut, kIn}, options) * magnitudes.flip(0), blocks, false);
+      codes.push_back(one.codes.view(at::kByte));
+      scales.push_back(one.scales);
+    }
+    const fp8::Quantized w{at::cat(codes).view(at::kFloat8_e4m3fn), at::cat(scales)};
+    const at::Tensor expected = TensorAccelerator::grouped_scaled_product(x, by_row, w, blocks, groups, at::kFloat);
+    try {
+      const double error = ((grouped_fp8_product(x, w, groups).to(at::kFloat) - expected).norm() / expected.norm()).item<double>();
+      if (error < 0.02) {
+        log::info("experts multiply in FP8 by CUTLASS");
+        return true;
+      }
+      log::warn("CUTLASS's grouped FP8 products are off by ", error, " on this device; experts multiply in bfloat16");
+    } catch (const std::exception& refused) {
+      log::warn("CUTLASS's grouped FP8 products do not run on this device; experts multiply in bfloat16 (", refused.what(), ')');
+    }
+    return false;
+  }
+#endif
 
   /// All layers of a pass ask for the same.
   Sequences sequences_of(const SegmentPlan& plan, int64_t tokens) const {

@@ -1,6 +1,7 @@
 #include "kernels/fp8/device_linear.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
@@ -111,8 +112,8 @@ struct DeviceGroupedFp8Function : torch::autograd::Function<DeviceGroupedFp8Func
     ctx->save_for_backward({saved.quantized.codes, saved.quantized.scales, groups.device_offsets});
     ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
     ctx->saved_data["offsets"] = groups.offsets;
-    return device.grouped_product(device.dequantize(q, recipe.activation_by_row(), x.scalar_type()), spec->fp8->rounded_on_device(*spec->weight),
-                                  Transpose::kYes, groups);
+    return device.grouped_scaled_product(q, recipe.activation_by_row(), spec->fp8->on_device(*spec->weight).by_row, recipe.weight_scheme(), groups,
+                                         x.scalar_type());
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
@@ -134,12 +135,25 @@ struct DeviceGroupedFp8Function : torch::autograd::Function<DeviceGroupedFp8Func
       });
     at::Tensor dx;
     if (ctx->needs_input_grad(0)) {
-      dx = device.grouped_product(round_trip(device, dy, recipe.gradient_by_row()), spec.fp8->rounded_on_device(*spec.weight), Transpose::kNo, groups);
+      dx = device.grouped_scaled_product(device.quantize(dy, recipe.gradient_by_row(), false), recipe.gradient_by_row(),
+                                         spec.fp8->on_device(*spec.weight).by_column, recipe.weight_scheme().transposed(), groups, dy.scalar_type());
       if (spec.prologue == Prologue::kSwiglu) dx = swiglu_backward(dx, gate_up_of(device, saved, recipe, dy.scalar_type()));
     }
     return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
+
+/// Each matrix of a stack by itself: their codes one below the other, and their scales.
+Quantized quantized_stack(const Accelerator& device, const at::Tensor& stack, const Scheme& scheme, int64_t matrices, bool transposed) {
+  if (matrices == 1) return device.quantize(stack, scheme, transposed);
+  std::vector<at::Tensor> codes, scales;
+  for (const at::Tensor& matrix : stack.chunk(matrices)) {
+    const Quantized one = device.quantize(matrix, scheme, transposed);
+    codes.push_back(one.codes.view(at::kByte));
+    scales.push_back(one.scales);
+  }
+  return {at::cat(codes).view(at::kFloat8_e4m3fn), at::cat(scales)};
+}
 
 }  // namespace
 
@@ -156,20 +170,10 @@ const Weight::OnDevice& Weight::on_device(const Parameter& weight) {
   if (!is_current(weight)) {
     const Accelerator& device = *accelerator_of(weight.value);
     const at::Tensor value = weight.value.detach();
-    on_device_ = {device.quantize(value, recipe_.weight_scheme(), false), device.quantize(value, recipe_.weight_scheme(), true)};
+    on_device_ = {quantized_stack(device, value, recipe_.weight_scheme(), matrices_, false),
+                  quantized_stack(device, value, recipe_.weight_scheme(), matrices_, true)};
   }
   return on_device_;
-}
-
-const at::Tensor& Weight::rounded_on_device(const Parameter& weight) {
-  if (!is_current(weight)) {
-    const Accelerator& device = *accelerator_of(weight.value);
-    const at::Tensor stack = weight.value.detach().view({matrices_, -1, weight.value.size(1)});
-    value_ = at::empty_like(stack);
-    for (int64_t i = 0; i < matrices_; ++i) value_[i].copy_(round_trip(device, stack[i], recipe_.weight_scheme()));
-    value_ = value_.view(weight.value.sizes());
-  }
-  return value_;
 }
 
 at::Tensor device_linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {

@@ -11,7 +11,8 @@ namespace tessera::kernels::fp8 {
 /// linear() of a spec with `fp8` and without adapters. Tiles along tokens do not begin anew at rows: they do where rows are whole tiles long.
 at::Tensor device_linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual);
 
-/// grouped_linear() of a spec with `fp8`: operands are rounded to FP8 and kept so for the backward pass; products take them in bfloat16.
+/// grouped_linear() of a spec with `fp8`. The weights' gradient is made in the activations' type, of operands that went through FP8; tiles
+/// along tokens do not begin anew with each expert.
 at::Tensor device_grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const RowGroups& groups);
 
 }  // namespace tessera::kernels::fp8

@@ -30,13 +30,11 @@ class Weight final {
   /// `weight` must be whole (Parameter::await), and the same at each call.
   [[nodiscard]] at::Tensor of(const Parameter& weight);
 
-  /// On a device, whose memory has the weight: codes as products take them, of w and of w^T. Of one matrix.
+  /// On a device, whose memory has the weight: codes as products take them, of w and of w^T, or of each in a stack.
   struct OnDevice {
     Quantized by_row, by_column;
   };
   [[nodiscard]] const OnDevice& on_device(const Parameter& weight);
-  /// On a device, in the weight's own type.
-  [[nodiscard]] const at::Tensor& rounded_on_device(const Parameter& weight);
 
  private:
   /// Whether what was made is of the weight as it is; if not, it is about to be made.
