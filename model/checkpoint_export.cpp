@@ -61,7 +61,7 @@ std::optional<LoraConfig> lora_of(const json& state) {
   LoraConfig lora;
   lora.r = std::stoll(recipe.at("model.lora.r"));
   lora.alpha = std::stod(recipe.at("model.lora.alpha"));
-  if (recipe.count("model.lora.base") > 0) lora.base = recipe.at("model.lora.base");  // absent in older ones
+  if (recipe.count("model.lora.base") > 0) lora.base = json::parse(recipe.at("model.lora.base")).get<std::string>();  // absent in older ones
   lora.target_modules = json::parse(recipe.at("model.lora.target_modules")).get<std::vector<std::string>>();
   return lora;
 }

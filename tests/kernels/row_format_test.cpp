@@ -23,12 +23,13 @@ TEST(RowFormat, Fp8CarriesTheQuantisersNumbersAndASecondTripChangesNothing) {
     const RowFormat format{Kind::kFp8, powers};
     const fp8::Scheme scheme{fp8::Format::kE4m3, {1, 128}, powers};
     for (const int64_t columns : {1, 6, 128, 130, 2048, 7168}) {
-      const at::Tensor x = fp8::hard_numbers(256, columns, static_cast<uint64_t>(columns));
+      at::Tensor x = fp8::hard_numbers(256, columns, static_cast<uint64_t>(columns));
+      if (powers) x = at::where(x.abs() >= 0x1p127, x * 0.5, x);  // that may round up to infinity
       const at::Tensor once = sent(x, format);
       EXPECT_TRUE(same_bits(once, fp8::dequantize(fp8::quantize(x, scheme), scheme))) << columns;
       EXPECT_TRUE(same_bits(sent(once, format), once)) << columns;
-      // Scales that are no powers of two come back too, and with them the codes.
-      if (!powers) EXPECT_TRUE(pack(once, format).equal(pack(x, format))) << columns;
+      // Scales that are no powers of two come back too, and with them the codes, but where a whole tile became 0.
+      if (!powers) EXPECT_TRUE(pack(once, format).equal(pack(at::where(once == 0, once, x), format))) << columns;
     }
   }
 }
