@@ -101,7 +101,7 @@ def main():
                         runs.train(f"grpo float32 {staleness}", runs.fp8, "float32", **grpo))
             tuned, _ = runs.recipe("resumed", runs.plain, "float32")
             refusal = run("train", tuned, expect=1).stderr
-            expect("model.lora.base was fp8 and is float32" in refusal, f"{name}, resumed over another base: refused")
+            expect('model.lora.base was "fp8" and is "float32"' in refusal, f"{name}, resumed over another base: refused")
             products = runs.train("products in fp8", runs.plain, "fp8", precision={"fp8": "blockwise"})
             expect(products[0] != reference[0] and max(abs(a[0] - b[0]) / b[0] for a, b in zip(products[0], reference[0])) < 0.05,
                    f"{name}: products in FP8 too")

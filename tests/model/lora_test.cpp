@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "model/hf_folder.h"
+#include "parallel/communicator.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
@@ -141,6 +142,17 @@ TEST(Lora, MistakesAreNamed) {
               testing::HasSubstr("no layer is called 'query'; known: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"));
 }
 
+/// In float32, with the experts of a layer in one tensor.
+void save_stacked(const CausalLM& model, const json& config, const std::filesystem::path& folder) {
+  std::vector<checkpoint::TensorToWrite> tensors;
+  const auto add = [&](const NamedWeight& w) { tensors.push_back({w.name, at::kFloat, w.shape, [w] { return w.view(); }}); };
+  for (const auto& weight : model.weights())
+    if (weight.name.find(".experts.") == std::string::npos) add(weight);
+  for (const auto& stack : model.stacks()) add(stack);
+  checkpoint::write_safetensors_folder(folder, "model", tensors);
+  write_file_atomically(folder / "config.json", config.dump());
+}
+
 /// Every architecture's frozen weights as codes, of a folder that holds codes already, of one in float32, and of one whose experts are
 /// stacked: the numbers of the FP8 folder, read as float32.
 TEST(LoraOverFp8, KeepsTheNumbersThatAnFp8FolderHolds) {
@@ -150,13 +162,7 @@ TEST(LoraOverFp8, KeepsTheNumbersThatAnFp8FolderHolds) {
     const TemporaryFolder plain, fp8, stacked;
     save_weights(*model, plain.path(), at::kFloat);
     save_weights(*model, fp8.path(), WeightFormat{.dtype = at::kFloat, .fp8_blocks = true});
-    std::vector<checkpoint::TensorToWrite> tensors;
-    const auto add = [&](const NamedWeight& w) { tensors.push_back({w.name, at::kFloat, w.shape, [w] { return w.view(); }}); };
-    for (const auto& weight : model->weights())
-      if (weight.name.find(".experts.") == std::string::npos) add(weight);
-    for (const auto& stack : model->stacks()) add(stack);
-    checkpoint::write_safetensors_folder(stacked.path(), "model", tensors);
-    write_file_atomically(stacked / "config.json", config.dump());
+    save_stacked(*model, config, stacked.path());
     const auto expected = load_model(fp8.path());
     size_t codes = 0;
     for (const auto& folder : {plain.path(), fp8.path(), stacked.path()}) {
@@ -184,6 +190,31 @@ TEST(LoraOverFp8, KeepsTheNumbersThatAnFp8FolderHolds) {
     }
     EXPECT_GT(codes, 3u * 12);
   }
+}
+
+// A rank reads its experts' part of a stack, and blocks begin at each expert.
+TEST(LoraOverFp8, RanksKeepTheirExperts) {
+  const auto model = tiny_model(test::tiny_deepseek_config());
+  const TemporaryFolder fp8, stacked;
+  save_weights(*model, fp8.path(), WeightFormat{.dtype = at::kFloat, .fp8_blocks = true});
+  save_stacked(*model, test::tiny_deepseek_config(), stacked.path());
+  const auto whole = load_model(fp8.path());
+  std::map<std::string, at::Tensor> expected;
+  for (const auto& weight : whole->weights()) expected[weight.name] = weight.view();
+  size_t experts = 0;
+  for (const auto& folder : {fp8.path(), stacked.path()}) {
+    const auto first = parallel::make_dry_run_communicator(0, 2), second = parallel::make_dry_run_communicator(1, 2);
+    CausalLM low(load_config(folder), Shard{.ep = {first.get(), nullptr, nullptr}}), high(load_config(folder), Shard{.ep = {second.get(), nullptr, nullptr}});
+    for (CausalLM* part : {&low, &high}) part->keep_frozen_in_fp8();
+    load_weights({&low, &high}, folder, *parallel::make_self_communicator());
+    for (const CausalLM* part : {&low, &high}) {
+      for (const auto& weight : part->weights()) {
+        EXPECT_TRUE(weight.values().equal(expected.at(weight.name))) << weight.name;
+        experts += weight.name.find("layers.1.mlp.experts.") != std::string::npos;
+      }
+    }
+  }
+  EXPECT_EQ(experts, 2u * 8 * 3);
 }
 
 /// Memory of this process that no file backs, without what malloc keeps for later.
