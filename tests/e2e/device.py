@@ -15,6 +15,7 @@ from harness import ENVIRONMENT, largest_difference, losses, read_jsonl, run
 from lora_fp8 import Runs as LoraRuns
 
 PLUGIN = os.environ["TESSERA_DEVICE_PLUGIN"]
+KIND = os.environ.get("TESSERA_DEVICE", "tensors")  # cuda: on a GPU, with a binary that was built for it
 # (ranks, pp, ep, schedule)
 LAYOUTS = {"dp 2": (2, 1, 1, "1f1b"), "ep 2": (2, 1, 2, "1f1b"), "pp 2, zero bubble": (2, 2, 1, "zb_h1")}
 
@@ -42,34 +43,34 @@ def main():
             return largest_difference(losses(a), losses(b))
 
         narrow = {"precision": {"compute": "bfloat16"}, "optimizer": {"moments": "bfloat16", "moment_rounding": "stochastic"}}
-        cpu, device = runs.train("cpu"), runs.on("tensors", "device")
+        cpu, device = runs.train("cpu"), runs.on(KIND, "device")
         expect(apart(device, cpu) < 1e-4, f"float32: losses {apart(device, cpu):.1e} from the CPU's")
         counts = [[[layer["counts"] for layer in row["moe_layers"]] for row in read_jsonl(run / "metrics.jsonl")] for run in (cpu, device)]
         expect(counts[0][0] == counts[1][0], "experts' counts of the first step are the CPU's")
-        expect(bits(runs.on("tensors", "device again")) == bits(device), "a second run: the same bits")
+        expect(bits(runs.on(KIND, "device again")) == bits(device), "a second run: the same bits")
         for name, layout in LAYOUTS.items():
-            output = runs.on("tensors", f"device {name}", layout)
+            output = runs.on(KIND, f"device {name}", layout)
             expect(apart(output, device) < 1e-3, f"float32, {name}: {apart(output, device):.1e} from one rank")
-        cpu16, device16 = runs.train("cpu16", **narrow), runs.on("tensors", "device16", **narrow)
+        cpu16, device16 = runs.train("cpu16", **narrow), runs.on(KIND, "device16", **narrow)
         expect(0 < apart(device16, cpu16) < 0.02, f"bfloat16: {apart(device16, cpu16):.1e} from the CPU's")
-        output = runs.on("tensors", "device16 dp 2", LAYOUTS["dp 2"], **narrow)
+        output = runs.on(KIND, "device16 dp 2", LAYOUTS["dp 2"], **narrow)
         expect(apart(output, device16) < 0.02, f"bfloat16, dp 2: {apart(output, device16):.1e} from one rank")
-        cpu8, device8 = runs.train("cpu8", fp8="blockwise"), runs.on("tensors", "device8", fp8="blockwise")
+        cpu8, device8 = runs.train("cpu8", fp8="blockwise"), runs.on(KIND, "device8", fp8="blockwise")
         expect(0 < apart(device8, cpu8) < 5e-3, f"FP8: {apart(device8, cpu8):.1e} from the CPU's")
 
-        for label, first, second in (("there and back", "cpu", "tensors"), ("the other way", "tensors", "cpu")):
+        for label, first, second in (("there and back", "cpu", KIND), ("the other way", KIND, "cpu")):
             for device_now, steps in ((first, 2), (second, 4)):
                 output = runs.on(device_now, label, steps=steps)
             expect(apart(output, cpu) < 1e-3, f"begun on {first}, gone on on {second}: {apart(output, cpu):.1e} from the CPU's")
         for steps in (2, 4):
-            output = runs.on("tensors", "device16 resumed", steps=steps, **narrow)
+            output = runs.on(KIND, "device16 resumed", steps=steps, **narrow)
         expect(bits(output) == bits(device16), "bfloat16: resumed, the same bits")
 
         for model in ("llama", "deepseek"):  # adapters over a base in FP8, whose numbers are made where it lies
             lora = LoraRuns(Path(root), model)
             on_cpu, _ = lora.train("cpu", lora.plain, "fp8")
             for compute, bound in (("float32", 1e-4), ("bfloat16", 0.02)):
-                recipe, output = lora.recipe(f"device {compute}", lora.plain, "fp8", device="tensors", precision={"compute": compute})
+                recipe, output = lora.recipe(f"device {compute}", lora.plain, "fp8", device=KIND, precision={"compute": compute})
                 run("--plugin", PLUGIN, "train", recipe)
                 difference = max(abs(a - b[0]) / b[0] for a, b in zip(losses(output), on_cpu))
                 expect(difference < bound, f"{model}, LoRA over FP8, {compute}: {difference:.1e} from the CPU's")
