@@ -97,6 +97,21 @@ TEST(Engine, GreedyTakesTheLikeliestTokens) {
   }
 }
 
+// What training rounds on the way to experts, generation does not.
+TEST(Engine, TokensTravelInFloat32) {
+  at::NoGradGuard no_grad;
+  const auto exact = tiny_model(test::tiny_deepseek_config()), rounding = tiny_model(test::tiny_deepseek_config());
+  using Kind = kernels::RowFormat::Kind;
+  rounding->use_wire({{Kind::kFp8}, {Kind::kBfloat16}});
+  EXPECT_FALSE(test::hidden_states(*rounding, kPrompts).equal(test::hidden_states(*exact, kPrompts)));
+  const SamplingConfig sampling{.temperature = 0, .max_new_tokens = 12, .log_probs = true};
+  const auto left = Engine(*rounding).generate(kPrompts, sampling), right = Engine(*exact).generate(kPrompts, sampling);
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    EXPECT_EQ(left[i].tokens, right[i].tokens) << i;
+    EXPECT_EQ(left[i].log_probs, right[i].log_probs) << i;
+  }
+}
+
 std::vector<std::vector<int32_t>> many_prompts() {
   std::vector<std::vector<int32_t>> prompts;
   for (int i = 0; i < 17; ++i) {
