@@ -7,6 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 
@@ -101,17 +102,16 @@ class Accelerator {
   virtual at::Tensor sum_of_squares(const at::Tensor& x) const = 0;
 };
 
-namespace detail {
-inline const Accelerator* accelerators[static_cast<size_t>(c10::DeviceType::COMPILE_TIME_MAX_DEVICE_TYPES)] = {};
-}
+/// By type of device; use the functions below.
+inline std::array<const Accelerator*, static_cast<size_t>(c10::DeviceType::COMPILE_TIME_MAX_DEVICE_TYPES)> registered_accelerators{};
 
 /// Null: the kernels in kernels/cpu/.
-inline const Accelerator* accelerator_of(c10::DeviceType type) { return detail::accelerators[static_cast<size_t>(type)]; }
+inline const Accelerator* accelerator_of(c10::DeviceType type) { return registered_accelerators[static_cast<size_t>(type)]; }
 inline const Accelerator* accelerator_of(const at::Tensor& x) { return accelerator_of(x.device().type()); }
 /// x where `like` lies.
 [[nodiscard]] at::Tensor beside(const at::Tensor& like, const at::Tensor& x);
 
 /// Before any tensor of that kind is used. For kCPU: another implementation in place of the usual one, as tests want it. It must outlive all use.
-inline void set_accelerator(c10::DeviceType type, const Accelerator* accelerator) { detail::accelerators[static_cast<size_t>(type)] = accelerator; }
+inline void set_accelerator(c10::DeviceType type, const Accelerator* accelerator) { registered_accelerators[static_cast<size_t>(type)] = accelerator; }
 
 }  // namespace tessera::kernels

@@ -12,6 +12,9 @@
 #ifdef TESSERA_CUTLASS
 #include "kernels/cuda/grouped_fp8.h"
 #endif
+#ifdef TESSERA_CUDA_KERNELS
+#include "kernels/cuda/quantize.h"
+#endif
 #include "kernels/cuda/scaled_product.h"
 
 namespace tessera::kernels::cuda {
@@ -93,6 +96,24 @@ class CudaAccelerator final : public TensorAccelerator {
   void add_grouped_gradient(const at::Tensor& dy, const at::Tensor& u, const RowGroups& groups, const at::Tensor& gradient) const override {
     if (!suits_grouped(dy, u) || dy.size(0) == 0) return TensorAccelerator::add_grouped_gradient(dy, u, groups, gradient);
     at::Tensor(gradient).add_(at::_grouped_mm(dy.t(), u, ends_of(groups)).view(gradient.sizes()));
+  }
+
+  fp8::Quantized quantize(const at::Tensor& x, const fp8::Scheme& scheme, bool transposed) const override {
+#ifdef TESSERA_CUDA_KERNELS
+    const bool by_row = scheme.tile == fp8::Tile{1, 128} && !transposed, by_token = scheme.tile == fp8::Tile{128, 1} && transposed;
+    const bool known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
+    if (scheme.format == fp8::Format::kE4m3 && known && (by_row || by_token)) {
+      const at::Tensor dense = x.contiguous();
+      const int64_t rows = x.size(0), columns = x.size(1), lines = by_row ? rows : columns, length = by_row ? columns : rows;
+      fp8::Quantized q{at::empty({lines, length}, x.options().dtype(at::kFloat8_e4m3fn)), at::empty({lines, (length + 127) / 128}, x.options().dtype(at::kFloat))};
+      const Quantize job{.x = dense.const_data_ptr(), .bfloat16 = x.scalar_type() == at::kBFloat16, .rows = rows, .columns = columns,
+                         .codes = static_cast<uint8_t*>(q.codes.data_ptr()), .scales = q.scales.data_ptr<float>(),
+                         .power_of_two_scales = scheme.power_of_two_scales, .stream = c10::cuda::getCurrentCUDAStream().stream()};
+      by_row ? quantize_rows(job) : quantize_tokens(job);
+      return q;
+    }
+#endif
+    return TensorAccelerator::quantize(x, scheme, transposed);
   }
 
   at::Tensor scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
