@@ -13,6 +13,7 @@
 #include "kernels/cuda/grouped_fp8.h"
 #endif
 #ifdef TESSERA_CUDA_KERNELS
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/quantize.h"
 #endif
 #include "kernels/cuda/scaled_product.h"
@@ -60,6 +61,41 @@ class CudaAccelerator final : public TensorAccelerator {
     const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(c10::cuda::current_device());
     return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
   }
+
+#ifdef TESSERA_CUDA_KERNELS
+  at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, float eps, at::Tensor* rstd) const override {
+    at::Tensor y = at::empty_like(x), scales = at::empty({x.size(0)}, x.options().dtype(at::kFloat));
+    const at::Tensor weight = w.to(x.scalar_type());
+    cuda::rms_norm(where(x), x.const_data_ptr(), weight.const_data_ptr(), eps, x.size(0), x.size(1), y.data_ptr(), scales.data_ptr<float>());
+    if (rstd != nullptr) *rstd = scales;
+    return y;
+  }
+  at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& w, const at::Tensor& rstd, const at::Tensor& dw) const override {
+    at::Tensor dx = at::empty_like(x), partial;
+    if (dw.defined()) partial = at::empty({norm_parts(x.size(0)), x.size(1)}, rstd.options());
+    const at::Tensor weight = w.to(x.scalar_type()), d = dy.to(x.scalar_type()).contiguous();
+    cuda::rms_norm_backward(where(x), d.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(), rstd.const_data_ptr<float>(), x.size(0), x.size(1),
+                            dx.data_ptr(), dw.defined() ? partial.data_ptr<float>() : nullptr);
+    if (dw.defined()) at::Tensor(dw).add_(partial.sum(0));
+    return dx;
+  }
+  at::Tensor swiglu(const at::Tensor& gate_up) const override {
+    const int64_t width = gate_up.size(1) / 2;
+    at::Tensor out = at::empty({gate_up.size(0), width}, gate_up.options());
+    cuda::swiglu(where(gate_up), gate_up.const_data_ptr(), gate_up.size(0), width, out.data_ptr());
+    return out;
+  }
+  at::Tensor swiglu_backward(const at::Tensor& d_out, const at::Tensor& gate_up) const override {
+    at::Tensor gradient = at::empty_like(gate_up);
+    const at::Tensor d = d_out.to(gate_up.scalar_type()).contiguous(), gates = gate_up.contiguous();
+    cuda::swiglu_backward(where(gate_up), d.const_data_ptr(), gates.const_data_ptr(), gate_up.size(0), gate_up.size(1) / 2, gradient.data_ptr());
+    return gradient;
+  }
+  void adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) const override {
+    cuda::adamw(c10::cuda::getCurrentCUDAStream().stream(), factors_of(step), weight.data_ptr<float>(), gradient.const_data_ptr<float>(),
+                moments.exp_avg.data_ptr(), moments.exp_avg_sq.data_ptr(), moments.exp_avg.scalar_type() == at::kBFloat16, weight.numel(), moments.noise);
+  }
+#endif
 
   void attend(const HeadLayout& l, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out, const at::Tensor& lse) const override {
     if (!suits_flash(l, operands, plan)) return TensorAccelerator::attend(l, operands, plan, out, lse);
@@ -140,6 +176,12 @@ class CudaAccelerator final : public TensorAccelerator {
   at::Tensor product_in(const at::Tensor& a, const at::Tensor& b, at::ScalarType type) const override { return at::mm(a, b, type); }
 
  private:
+#ifdef TESSERA_CUDA_KERNELS
+  static Where where(const at::Tensor& x) {
+    TESSERA_CHECK(x.is_contiguous() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16), "a kernel over ", x.sizes(), " ", x.scalar_type());
+    return {x.scalar_type() == at::kBFloat16, c10::cuda::getCurrentCUDAStream().stream()};
+  }
+#endif
   static at::Tensor spaced(const at::Tensor& matrix, int64_t heads, int64_t step, int64_t dim) {
     return matrix.as_strided({matrix.size(0), heads, dim}, {matrix.stride(0), step, 1}, matrix.storage_offset());
   }
