@@ -62,7 +62,9 @@ TEST(TensorAccelerator, UpdatesLikeTheCpu) {
         kOperations.adamw(device[0], gradient, moments(device), terms);
         for (const int moment : {1, 2}) {  // fused multiplications differ in the last bit of float32, and so a few roundings
           const double off = cpu[static_cast<size_t>(moment)].ne(device[static_cast<size_t>(moment)]).to(at::kDouble).mean().item<double>();
-          if (narrow) EXPECT_LE(off, 0.002) << "moment " << moment << " step " << step << (stochastic ? " stochastic" : "");
+          if (narrow) {
+            EXPECT_LE(off, 0.002) << "moment " << moment << " step " << step << (stochastic ? " stochastic" : "");
+          }
           device[static_cast<size_t>(moment)].copy_(cpu[static_cast<size_t>(moment)]);
         }
         expect_close(device[0], cpu[0], 1e-6, "weights");
