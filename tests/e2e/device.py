@@ -49,12 +49,14 @@ def main():
         expect(counts[0][0] == counts[1][0], "experts' counts of the first step are the CPU's")
         expect(bits(runs.on(KIND, "device again")) == bits(device), "a second run: the same bits")
         for name, layout in LAYOUTS.items():
-            output = runs.on(KIND, f"device {name}", layout)
-            expect(apart(output, device) < 1e-3, f"float32, {name}: {apart(output, device):.1e} from one rank")
+            output = runs.on(KIND, f"device {name}", layout, steps=2)
+            difference = largest_difference(losses(output), losses(device)[:2])
+            expect(difference < 1e-3, f"float32, {name}: {difference:.1e} from one rank")
         cpu16, device16 = runs.train("cpu16", **narrow), runs.on(KIND, "device16", **narrow)
         expect(0 < apart(device16, cpu16) < 0.02, f"bfloat16: {apart(device16, cpu16):.1e} from the CPU's")
-        output = runs.on(KIND, "device16 dp 2", LAYOUTS["dp 2"], **narrow)
-        expect(apart(output, device16) < 0.02, f"bfloat16, dp 2: {apart(output, device16):.1e} from one rank")
+        output = runs.on(KIND, "device16 pp 2", LAYOUTS["pp 2, zero bubble"], steps=2, **narrow)
+        difference = largest_difference(losses(output), losses(device16)[:2])
+        expect(difference < 1e-3, f"bfloat16, pp 2: {difference:.1e} from one rank")
         cpu8, device8 = runs.train("cpu8", fp8="blockwise"), runs.on(KIND, "device8", fp8="blockwise")
         expect(0 < apart(device8, cpu8) < 5e-3, f"FP8: {apart(device8, cpu8):.1e} from the CPU's")
 
@@ -69,7 +71,7 @@ def main():
         for model in ("llama", "deepseek"):  # adapters over a base in FP8, whose numbers are made where it lies
             lora = LoraRuns(Path(root), model)
             on_cpu, _ = lora.train("cpu", lora.plain, "fp8")
-            for compute, bound in (("float32", 1e-4), ("bfloat16", 0.02)):
+            for compute, bound in (("float32", 1e-4),) if model == "llama" else (("bfloat16", 0.02),):
                 recipe, output = lora.recipe(f"device {compute}", lora.plain, "fp8", device=KIND, precision={"compute": compute})
                 run("--plugin", PLUGIN, "train", recipe)
                 difference = max(abs(a - b[0]) / b[0] for a, b in zip(losses(output), on_cpu))
