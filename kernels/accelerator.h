@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "kernels/attention.h"
 #include "kernels/attention_core.h"
@@ -65,6 +66,7 @@ class Accelerator {
   virtual at::Tensor choose_experts(const at::Tensor& scores, const at::Tensor& bias, const ExpertChoice& rules) const = 0;
   /// Rows sorted by expert, within an expert by token; experts: [T, K] int32, all in [0, num_experts).
   virtual RowMapPtr sort_by_expert(const at::Tensor& experts, int64_t num_experts, RowGroups& groups) const = 0;
+  /// Of any type, codes among them.
   virtual at::Tensor gather_rows(const at::Tensor& x, const RowMap& map) const = 0;
   /// Adds to y [T, D] the sums of each token's rows, times `weights` [T, K] where they are defined.
   virtual void add_sums(const at::Tensor& rows, const RowMap& map, const at::Tensor& weights, const at::Tensor& y) const = 0;
@@ -93,13 +95,19 @@ class Accelerator {
   virtual at::Tensor scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
                                     at::ScalarType type) const = 0;
 
+  /// Of `matrices` stacked ones, each with tiles of its own: their codes one below the other, and their scales.
+  virtual fp8::Quantized quantize_stack(const at::Tensor& x, const fp8::Scheme& scheme, int64_t matrices, bool transposed) const = 0;
+
   /// The same for each group's rows of x [N, in] and its matrix of w [E out, in], each with blocks of its own; in the type of x's activations.
   virtual at::Tensor grouped_scaled_product(const fp8::Quantized& x, const fp8::Scheme& scheme_x, const fp8::Quantized& w, const fp8::Scheme& scheme_w,
                                             const RowGroups& groups, at::ScalarType type) const = 0;
+  /// gradient [E out, in] += dy_e^T u_e, of operands that are quantised along tokens, tiles beginning anew with each group.
+  virtual void add_grouped_scaled_gradient(const at::Tensor& dy, const fp8::Scheme& scheme_dy, const at::Tensor& u, const fp8::Scheme& scheme_u,
+                                           const RowGroups& groups, const at::Tensor& gradient) const = 0;
 
-  virtual void adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) const = 0;
+  virtual void adamw(const std::vector<AdamWUpdate>& updates, const AdamWStep& step) const = 0;
   /// A float64 scalar on the device.
-  virtual at::Tensor sum_of_squares(const at::Tensor& x) const = 0;
+  virtual at::Tensor sum_of_squares(const std::vector<at::Tensor>& parts) const = 0;
 };
 
 /// By type of device; use the functions below.

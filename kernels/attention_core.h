@@ -53,6 +53,11 @@ void attend_backward(const HeadLayout& layout, const Operands& operands, const S
 void rotate_heads(const at::Tensor& x, int64_t heads, int64_t head_stride, int64_t dim, RopePairs pairs, const at::Tensor& positions,
                   const RopeTable& rope, bool inverse);
 
+/// Heads of `dim` numbers, `step` apart, in the rows of a matrix [T, .]: a view [T, heads, dim].
+[[nodiscard]] inline at::Tensor heads_of(const at::Tensor& matrix, int64_t heads, int64_t step, int64_t dim) {
+  return matrix.as_strided({matrix.size(0), heads, dim}, {matrix.stride(0), step, 1}, matrix.storage_offset());
+}
+
 /// The columns of a matrix from `first` on.
 [[nodiscard]] inline at::Tensor columns_from(const at::Tensor& matrix, int64_t first) { return matrix.slice(1, first); }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/linear.h"
+#include "kernels/permute.h"
 #include "kernels/row_groups.h"
 
 namespace tessera::kernels {
@@ -26,6 +27,9 @@ struct GroupedLinearSpec {
 /// A row's bits do not depend on how many others there are. Decoding takes a kernel for few rows. In FP8, tiles along rows begin
 /// anew with each expert.
 at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const RowGroups& groups,
+                          PassKind kind = PassKind::kTraining);
+/// The same of gather_rows(tokens, map), which is not made where codes of tokens will do.
+at::Tensor grouped_linear(const at::Tensor& tokens, const RowMapPtr& map, const GroupedLinearSpec& spec, const RowGroups& groups,
                           PassKind kind = PassKind::kTraining);
 
 }  // namespace tessera::kernels

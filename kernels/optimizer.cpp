@@ -2,7 +2,9 @@
 
 #include <ATen/ops/scalar_tensor.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "core/error.h"
@@ -17,35 +19,31 @@ AdamWFactors factors_of(const AdamWStep& s) {
   const auto correction2 = static_cast<float>(std::sqrt(1.0 - std::pow(s.beta2, static_cast<double>(s.step))));
   const auto lr = static_cast<float>(s.lr);
   return {.beta1 = static_cast<float>(s.beta1), .beta2 = static_cast<float>(s.beta2), .eps = static_cast<float>(s.eps),
-          .gradient_scale = static_cast<float>(s.gradient_scale), .keep = 1.0f - lr * static_cast<float>(s.weight_decay),
+          .gradient_scale = static_cast<float>(s.gradient_scale), .keep = 1.0f,
           .step_size = lr / correction1, .inverse_root = 1.0f / correction2};
 }
 
-void adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) {
-  const int64_t count = weight.numel();
-  const AdamWFactors factors = factors_of(step);
-  const bool wide = moments.exp_avg.scalar_type() == at::kFloat;
-  TESSERA_CHECK(moments.exp_avg.numel() == count && moments.exp_avg_sq.numel() == count && moments.exp_avg_sq.scalar_type() == moments.exp_avg.scalar_type() &&
-                    (wide ? moments.noise == nullptr : moments.exp_avg.scalar_type() == at::kBFloat16),
-                "adamw of ", count, " elements with moments of ", moments.exp_avg.numel(), " ", moments.exp_avg.scalar_type());
-  if (const Accelerator* device = accelerator_of(weight)) return device->adamw(weight, gradient, moments, step);
-  float* w = weight.data_ptr<float>();
-  const float* g = gradient.const_data_ptr<float>();
-  for_each_chunk(count, 4096, [&](int64_t, int64_t begin, int64_t end) {
+namespace {
+
+void update_on_cpu(const AdamWUpdate& u, AdamWFactors factors, const AdamWStep& step) {
+  factors.keep = step.keep(u.weight_decay);
+  float* w = u.weight.data_ptr<float>();
+  const float* g = u.gradient.const_data_ptr<float>();
+  const bool wide = u.moments.exp_avg.scalar_type() == at::kFloat;
+  for_each_chunk(u.weight.numel(), 4096, [&](int64_t, int64_t begin, int64_t end) {
     if (wide) {
-      kernel_table().adamw(factors, w + begin, g + begin, moments.exp_avg.data_ptr<float>() + begin,
-                           moments.exp_avg_sq.data_ptr<float>() + begin, end - begin);
+      kernel_table().adamw(factors, w + begin, g + begin, u.moments.exp_avg.data_ptr<float>() + begin, u.moments.exp_avg_sq.data_ptr<float>() + begin,
+                           end - begin);
       return;
     }
-    const MomentNoise noise = moments.noise == nullptr ? MomentNoise{} : MomentNoise{moments.noise->key, moments.noise->first + begin};
-    kernel_table().adamw_bfloat16(factors, w + begin, g + begin, static_cast<uint16_t*>(moments.exp_avg.data_ptr()) + begin,
-                                  static_cast<uint16_t*>(moments.exp_avg_sq.data_ptr()) + begin, end - begin,
-                                  moments.noise == nullptr ? nullptr : &noise);
+    MomentNoise noise = u.moments.noise.value_or(MomentNoise{});
+    noise.first += begin;
+    kernel_table().adamw_bfloat16(factors, w + begin, g + begin, static_cast<uint16_t*>(u.moments.exp_avg.data_ptr()) + begin,
+                                  static_cast<uint16_t*>(u.moments.exp_avg_sq.data_ptr()) + begin, end - begin, u.moments.noise ? &noise : nullptr);
   });
 }
 
-at::Tensor sum_of_squares(const at::Tensor& values) {
-  if (const Accelerator* device = accelerator_of(values)) return device->sum_of_squares(values);
+double sum_on_cpu(const at::Tensor& values) {
   const int64_t count = values.numel();
   const float* x = values.const_data_ptr<float>();
   constexpr int64_t kBlock = int64_t{1} << 18;
@@ -55,8 +53,30 @@ at::Tensor sum_of_squares(const at::Tensor& values) {
     for (int64_t b = begin; b < end; ++b)
       sums[static_cast<size_t>(b)] = kernel_table().sum_of_squares(x + b * kBlock, std::min(kBlock, count - b * kBlock));
   });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+}  // namespace
+
+void adamw(const std::vector<AdamWUpdate>& updates, const AdamWStep& step) {
+  for (const auto& [weight, gradient, moments, decay] : updates) {
+    const int64_t count = weight.numel();
+    const bool wide = moments.exp_avg.scalar_type() == at::kFloat;
+    TESSERA_CHECK(gradient.numel() == count && moments.exp_avg.numel() == count && moments.exp_avg_sq.numel() == count &&
+                      moments.exp_avg_sq.scalar_type() == moments.exp_avg.scalar_type() &&
+                      (wide ? !moments.noise.has_value() : moments.exp_avg.scalar_type() == at::kBFloat16),
+                  "adamw of ", count, " elements with moments of ", moments.exp_avg.numel(), " ", moments.exp_avg.scalar_type());
+  }
+  if (updates.empty()) return;
+  if (const Accelerator* device = accelerator_of(updates[0].weight)) return device->adamw(updates, step);
+  const AdamWFactors factors = factors_of(step);
+  for (const AdamWUpdate& update : updates) update_on_cpu(update, factors, step);
+}
+
+at::Tensor sum_of_squares(const std::vector<at::Tensor>& parts) {
+  if (const Accelerator* device = accelerator_of(parts.at(0))) return device->sum_of_squares(parts);
   double total = 0;
-  for (double sum : sums) total += sum;
+  for (const at::Tensor& x : parts) total += sum_on_cpu(x);
   return at::scalar_tensor(total, at::kDouble);
 }
 

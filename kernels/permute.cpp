@@ -180,7 +180,6 @@ at::Tensor uploaded(const std::vector<T>& values, const Accelerator& device) {
 void RowMap::copy_to(const Accelerator& device) {
   device_row_of = uploaded(row_of, device).view({tokens, choices});
   device_slot_of = uploaded(slot_of, device);
-  device_keys = uploaded(keys, device).view({tokens, choices});
 }
 
 void RowGroups::copy_to(const Accelerator& device) { device_offsets = uploaded(offsets, device); }

@@ -27,7 +27,7 @@ struct RowMap {
   std::vector<int32_t> keys;      // [T K]: the expert or rank that a choice is of; distinct within a token
   int32_t num_keys = 0;
   /// The same on a device, for its kernels; where it was made there, the vectors are empty.
-  at::Tensor device_row_of, device_slot_of, device_keys;  // [T, K] int32, [N] int32, [T, K] int32
+  at::Tensor device_row_of, device_slot_of;  // [T, K] int32, [N] int32
 
   [[nodiscard]] int64_t rows() const { return device_slot_of.defined() ? device_slot_of.numel() : static_cast<int64_t>(slot_of.size()); }
   /// Copies the vectors to a device.

@@ -16,11 +16,6 @@ constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 at::Tensor wide(const at::Tensor& x) { return x.to(at::kFloat); }
 
-/// Heads of `dim` numbers, `step` apart, in the rows of a matrix.
-at::Tensor heads_of(const at::Tensor& matrix, int64_t heads, int64_t step, int64_t dim) {
-  return matrix.as_strided({matrix.size(0), heads, dim}, {matrix.stride(0), step, 1}, matrix.storage_offset());
-}
-
 at::Tensor normed(const at::Tensor& x, const at::Tensor& rstd, const at::Tensor& w) { return x * rstd.unsqueeze(-1) * w; }
 at::Tensor rstd_of(const at::Tensor& x, float eps) { return x.square().mean(-1).add_(eps).rsqrt_(); }
 
@@ -233,12 +228,12 @@ RowMapPtr TensorAccelerator::sort_by_expert(const at::Tensor& experts, int64_t n
   groups.device_offsets = at::cat({at::zeros({1}, flat.options()), counts.cumsum(0)}).to(at::kInt);
   map->device_slot_of = slots.to(at::kInt);
   map->device_row_of = at::empty_like(slots).scatter_(0, slots, at::arange(slots.numel(), slots.options())).to(at::kInt).view(experts.sizes());
-  map->device_keys = experts;
   return map;
 }
 
 at::Tensor TensorAccelerator::gather_rows(const at::Tensor& x, const RowMap& map) const {
-  return x.index_select(0, map.device_slot_of.floor_divide(map.choices));
+  const at::Tensor tokens = map.device_slot_of.floor_divide(map.choices);
+  return x.element_size() == 1 ? x.view(at::kByte).index_select(0, tokens).view(x.scalar_type()) : x.index_select(0, tokens);
 }
 
 void TensorAccelerator::add_sums(const at::Tensor& rows, const RowMap& map, const at::Tensor& weights, const at::Tensor& y) const {
@@ -348,6 +343,17 @@ fp8::Quantized TensorAccelerator::quantize(const at::Tensor& x, const fp8::Schem
   return {codes.t().contiguous(), scale.t().contiguous()};
 }
 
+fp8::Quantized TensorAccelerator::quantize_stack(const at::Tensor& x, const fp8::Scheme& scheme, int64_t matrices, bool transposed) const {
+  if (matrices == 1) return quantize(x, scheme, transposed);
+  std::vector<at::Tensor> codes, scales;
+  for (const at::Tensor& matrix : x.chunk(matrices)) {
+    const fp8::Quantized one = quantize(matrix, scheme, transposed);
+    codes.push_back(one.codes.view(at::kByte));  // LibTorch concatenates no codes
+    scales.push_back(one.scales);
+  }
+  return {at::cat(codes).view(scheme.format == fp8::Format::kE4m3 ? at::kFloat8_e4m3fn : at::kFloat8_e5m2), at::cat(scales)};
+}
+
 at::Tensor TensorAccelerator::dequantize(const fp8::Quantized& x, const fp8::Scheme& scheme, at::ScalarType type) const {
   return out_of_tiles(in_tiles(wide(x.codes), scheme.tile) * x.scales.unsqueeze(1).unsqueeze(3), x.codes).to(type).contiguous();
 }
@@ -366,23 +372,41 @@ at::Tensor TensorAccelerator::grouped_scaled_product(const fp8::Quantized& x, co
   return grouped_product(dequantize(x, scheme_x, type), at::cat(stack), Transpose::kYes, groups);
 }
 
-void TensorAccelerator::adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) const {
+void TensorAccelerator::add_grouped_scaled_gradient(const at::Tensor& dy, const fp8::Scheme& scheme_dy, const at::Tensor& u, const fp8::Scheme& scheme_u,
+                                                    const RowGroups& groups, const at::Tensor& gradient) const {
+  const auto rounded = [&](const at::Tensor& x, const fp8::Scheme& scheme) { return dequantize(quantize(x, scheme, false), scheme, x.scalar_type()); };
+  if (scheme_dy.tile.whole() && scheme_u.tile.whole()) return add_grouped_gradient(rounded(dy, scheme_dy), rounded(u, scheme_u), groups, gradient);
+  const int64_t out = gradient.size(0) / groups.experts();
+  for_each_expert(groups, [&](int64_t expert, int64_t begin, int64_t rows) {
+    gemm(rounded(dy.narrow(0, begin, rows), scheme_dy), Transpose::kYes, rounded(u.narrow(0, begin, rows), scheme_u), Transpose::kNo,
+         gradient.narrow(0, expert * out, out), 1.0, 1.0);
+  });
+}
+
+void TensorAccelerator::adamw(const std::vector<AdamWUpdate>& updates, const AdamWStep& step) const {
   const AdamWFactors f = factors_of(step);
-  const at::Tensor g = gradient * f.gradient_scale;
-  const at::Tensor m = wide(moments.exp_avg).mul(f.beta1).add_(g, 1.0f - f.beta1);
-  const at::Tensor v = wide(moments.exp_avg_sq).mul(f.beta2).addcmul_(g, g, 1.0f - f.beta2);
-  at::Tensor(weight).mul_(f.keep).addcdiv_(m, v.sqrt().mul_(f.inverse_root).add_(f.eps), -f.step_size);
-  at::Tensor exp_avg = moments.exp_avg, exp_avg_sq = moments.exp_avg_sq;
-  if (moments.noise == nullptr) {
-    exp_avg.copy_(m);
-    exp_avg_sq.copy_(v);
-  } else {
-    const at::Tensor noise = noise_of(*moments.noise, m);
-    exp_avg.copy_(rounded_stochastically(m, noise));
-    exp_avg_sq.copy_(rounded_stochastically(v, noise.bitwise_right_shift(16)));
+  for (const AdamWUpdate& update : updates) {
+    const Moments& moments = update.moments;
+    const at::Tensor g = update.gradient * f.gradient_scale;
+    const at::Tensor m = wide(moments.exp_avg).mul(f.beta1).add_(g, 1.0f - f.beta1);
+    const at::Tensor v = wide(moments.exp_avg_sq).mul(f.beta2).addcmul_(g, g, 1.0f - f.beta2);
+    at::Tensor(update.weight).mul_(step.keep(update.weight_decay)).addcdiv_(m, v.sqrt().mul_(f.inverse_root).add_(f.eps), -f.step_size);
+    at::Tensor exp_avg = moments.exp_avg, exp_avg_sq = moments.exp_avg_sq;
+    if (moments.noise) {
+      const at::Tensor noise = noise_of(*moments.noise, m);
+      exp_avg.copy_(rounded_stochastically(m, noise));
+      exp_avg_sq.copy_(rounded_stochastically(v, noise.bitwise_right_shift(16)));
+    } else {
+      exp_avg.copy_(m);
+      exp_avg_sq.copy_(v);
+    }
   }
 }
 
-at::Tensor TensorAccelerator::sum_of_squares(const at::Tensor& x) const { return x.to(at::kDouble).square().sum(); }
+at::Tensor TensorAccelerator::sum_of_squares(const std::vector<at::Tensor>& parts) const {
+  at::Tensor total = at::zeros({}, parts.at(0).options().dtype(at::kDouble));
+  for (const at::Tensor& x : parts) total.add_(x.to(at::kDouble).square().sum());
+  return total;
+}
 
 }  // namespace tessera::kernels

@@ -45,13 +45,16 @@ class TensorAccelerator : public Accelerator {
                         const at::Tensor& softmax) const override;
   void add_rows(const at::Tensor& rows, const at::Tensor& indices, const at::Tensor& y) const override;
   fp8::Quantized quantize(const at::Tensor& x, const fp8::Scheme& scheme, bool transposed) const override;
+  fp8::Quantized quantize_stack(const at::Tensor& x, const fp8::Scheme& scheme, int64_t matrices, bool transposed) const override;
   at::Tensor dequantize(const fp8::Quantized& x, const fp8::Scheme& scheme, at::ScalarType type) const override;
   at::Tensor scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
                             at::ScalarType type) const override;
   at::Tensor grouped_scaled_product(const fp8::Quantized& x, const fp8::Scheme& scheme_x, const fp8::Quantized& w, const fp8::Scheme& scheme_w,
                                     const RowGroups& groups, at::ScalarType type) const override;
-  void adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) const override;
-  at::Tensor sum_of_squares(const at::Tensor& x) const override;
+  void add_grouped_scaled_gradient(const at::Tensor& dy, const fp8::Scheme& scheme_dy, const at::Tensor& u, const fp8::Scheme& scheme_u, const RowGroups& groups,
+                                   const at::Tensor& gradient) const override;
+  void adamw(const std::vector<AdamWUpdate>& updates, const AdamWStep& step) const override;
+  at::Tensor sum_of_squares(const std::vector<at::Tensor>& parts) const override;
 
  protected:
   /// a b in `type`, which may be wider than theirs.

@@ -67,7 +67,7 @@ class MoeLayer final : public FeedForward {
                                                 pass.kind == PassKind::kTraining ? wire_ : moe::Wire{});
     const at::Tensor inner = shared_ ? shared_->begin(u_TD, pass) : at::Tensor();
     const moe::Arrived arrived = dispatch->arrive();
-    dispatch->send_back(experts_.forward(arrived.rows, arrived.groups, pass.kind));
+    dispatch->send_back(experts_.forward(arrived.tokens, arrived.map, arrived.groups, pass.kind));
     return dispatch->combine(shared_ ? shared_->finish(inner, pass, x_TD) : x_TD);
   }
 

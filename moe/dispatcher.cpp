@@ -71,7 +71,7 @@ class LocalDispatch final : public Dispatch {
       : x_(kernels::as_if_sent(tokens.x, tokens.wire.dispatch, tokens.wire.combine)), weights_(tokens.weights), wire_(tokens.wire),
         map_(sort_by_expert(tokens, num_experts, groups_)) {}
 
-  Arrived arrive() override { return {kernels::gather_rows(x_, map_), groups_}; }
+  Arrived arrive() override { return {x_, map_, groups_}; }
   void send_back(const at::Tensor& outputs) override { outputs_ = outputs; }
   at::Tensor combine(const at::Tensor& base) override {
     if (!wire_.dispatch.rounds() && !wire_.combine.rounds()) return kernels::combine_rows(outputs_, weights_, base, map_);

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/permute.h"
 #include "kernels/row_format.h"
 #include "kernels/row_groups.h"
 #include "moe/router.h"
@@ -28,7 +29,8 @@
 namespace tessera::moe {
 
 struct Arrived {
-  at::Tensor rows;            // [N, D], sorted by expert
+  at::Tensor tokens;          // [., D]
+  kernels::RowMapPtr map;     // of them to rows [N, D] sorted by expert
   kernels::RowGroups groups;  // of this rank's experts
 };
 

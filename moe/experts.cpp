@@ -16,8 +16,8 @@ Experts::Experts(const MoeConfig& config, int64_t experts, int64_t dim)
     : gate_up_(make_stack(experts, 2 * config.intermediate_size, dim, kernels::Prologue::kNone)),
       down_(make_stack(experts, dim, config.intermediate_size, kernels::Prologue::kSwiglu)) {}
 
-at::Tensor Experts::forward(const at::Tensor& rows, const kernels::RowGroups& groups, kernels::PassKind kind) const {
-  return kernels::grouped_linear(kernels::grouped_linear(rows, gate_up_, groups, kind), down_, groups, kind);
+at::Tensor Experts::forward(const at::Tensor& tokens, const kernels::RowMapPtr& map, const kernels::RowGroups& groups, kernels::PassKind kind) const {
+  return kernels::grouped_linear(kernels::grouped_linear(tokens, map, gate_up_, groups, kind), down_, groups, kind);
 }
 
 void Experts::use_fp8(const kernels::fp8::Recipe& recipe) {

@@ -16,8 +16,8 @@ class Experts final {
   /// Allocates gate_up [E 2I, D] (of each expert the gate's rows, then up's) and down [E D, I] for E experts of this rank.
   Experts(const MoeConfig& config, int64_t experts, int64_t dim);
 
-  /// rows: [N, D] sorted by expert. Returns [N, D]. `kind`: see kernels::grouped_linear.
-  [[nodiscard]] at::Tensor forward(const at::Tensor& rows, const kernels::RowGroups& groups,
+  /// tokens: [., D], which `map` makes rows sorted by expert. Returns rows [N, D]. `kind`: see kernels::grouped_linear.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& tokens, const kernels::RowMapPtr& map, const kernels::RowGroups& groups,
                                    kernels::PassKind kind = kernels::PassKind::kTraining) const;
   /// From now on products in training are in FP8.
   void use_fp8(const kernels::fp8::Recipe& recipe);

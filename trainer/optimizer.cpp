@@ -35,35 +35,31 @@ AdamW::AdamW(const std::vector<parallel::FlatBuckets*>& buckets, const std::vect
 }
 
 double AdamW::local_sum_of_squares() const {
-  at::Tensor total;
-  for (const auto& runs : runs_) {
-    for (const auto& run : runs) {
-      const at::Tensor sum = kernels::sum_of_squares(owned_.buckets()[run.bucket]->owned_gradient.narrow(0, run.begin, run.count));
-      total = total.defined() ? total.add_(sum) : sum;
-    }
-  }
-  return total.defined() ? total.item<double>() : 0.0;
+  std::vector<at::Tensor> parts;
+  for (const auto& runs : runs_)
+    for (const auto& run : runs) parts.push_back(owned_.buckets()[run.bucket]->owned_gradient.narrow(0, run.begin, run.count));
+  return parts.empty() ? 0.0 : kernels::sum_of_squares(parts).item<double>();
 }
 
-void AdamW::update(const Run& run, const kernels::AdamWStep& step) const {
+kernels::AdamWUpdate AdamW::update_of(const Run& run, int64_t step) const {
   const auto& bucket = *owned_.buckets()[run.bucket];
-  const kernels::MomentNoise noise{run.key + static_cast<uint64_t>(step.step) * 0x9E3779B97F4A7C15U, run.first};
-  const kernels::Moments moments{exp_avg_[run.bucket].narrow(0, run.begin, run.count), exp_avg_sq_[run.bucket].narrow(0, run.begin, run.count),
-                                 config_.moment_rounding == "stochastic" ? &noise : nullptr};
-  kernels::adamw(bucket.master.detach().narrow(0, run.begin, run.count), bucket.owned_gradient.narrow(0, run.begin, run.count), moments, step);
+  const auto part = [&](const at::Tensor& flat) { return flat.narrow(0, run.begin, run.count); };
+  kernels::AdamWUpdate update{part(bucket.master.detach()), part(bucket.owned_gradient), {part(exp_avg_[run.bucket]), part(exp_avg_sq_[run.bucket]), {}},
+                              run.decay ? config_.weight_decay : 0.0};
+  if (config_.moment_rounding == "stochastic") update.moments.noise = {run.key + static_cast<uint64_t>(step) * 0x9E3779B97F4A7C15U, run.first};
+  return update;
 }
 
 void AdamW::step(double lr, int64_t step, double gradient_scale) {
   const at::NoGradGuard no_grad;
-  kernels::AdamWStep terms{.lr = lr, .beta1 = config_.betas[0], .beta2 = config_.betas[1], .eps = config_.eps,
-                           .weight_decay = 0, .step = step, .gradient_scale = gradient_scale};
+  const kernels::AdamWStep terms{.lr = lr, .beta1 = config_.betas[0], .beta2 = config_.betas[1], .eps = config_.eps, .step = step,
+                                 .gradient_scale = gradient_scale};
   size_t first = 0;
   for (auto* flat : flat_) {
     for (size_t b = flat->buckets().size(); b-- > 0;) {  // they lie in the order of the backward pass
-      for (const auto& run : runs_[first + b]) {
-        terms.weight_decay = run.decay ? config_.weight_decay : 0.0;
-        update(run, terms);
-      }
+      std::vector<kernels::AdamWUpdate> updates;
+      for (const auto& run : runs_[first + b]) updates.push_back(update_of(run, step));
+      kernels::adamw(updates, terms);
       flat->start_gather(b);
     }
     first += flat->buckets().size();

@@ -37,7 +37,7 @@ class AdamW final {
     uint64_t key = 0;   // of the weight's noise
     int64_t first = 0;  // which element of the weight comes first
   };
-  void update(const Run& run, const kernels::AdamWStep& step) const;
+  [[nodiscard]] kernels::AdamWUpdate update_of(const Run& run, int64_t step) const;
 
   std::vector<parallel::FlatBuckets*> flat_;
   OwnedSlices owned_;

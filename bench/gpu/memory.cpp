@@ -36,7 +36,12 @@ void measure_memory(const Place& place) {
   at::Tensor rows;
   const double gathered = bytes * static_cast<double>(choices);
   report("gather rows", 2 * gathered, [&] { rows = device.gather_rows(x, *map); });
-  report("gather rows + quantise", gathered + codes * static_cast<double>(choices), [&] { (void)device.quantize(device.gather_rows(x, *map), by_row, false); });
+  // As experts take tokens: each is quantised once, and its codes are read and written for each of its rows.
+  report("quantise + gather rows", bytes + codes + 2 * codes * static_cast<double>(choices), [&] {
+    const auto q = device.quantize(x, by_row, false);
+    (void)device.gather_rows(q.codes, *map);
+    (void)device.gather_rows(q.scales, *map);
+  });
   const at::Tensor weights = at::rand({tokens, choices}, x.options().dtype(at::kFloat));
   report("combine rows", gathered + 2 * bytes, [&] { device.add_sums(rows, *map, weights, to); });
   const int64_t vocabulary = place.small ? 512 : 129280, targets = place.small ? 64 : 2048;
@@ -46,12 +51,12 @@ void measure_memory(const Place& place) {
   const int64_t count = place.small ? 4096 : int64_t{1} << 28;
   const at::Tensor weight = at::zeros({count}, dw.options()), gradient = at::ones({count}, dw.options());
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
-    const kernels::Moments moments{at::zeros({count}, weight.options().dtype(type)), at::zeros({count}, weight.options().dtype(type))};
+    const kernels::Moments moments{at::zeros({count}, weight.options().dtype(type)), at::zeros({count}, weight.options().dtype(type)), {}};
     const double moved = static_cast<double>(count) * (3 * 4 + 4 * static_cast<double>(at::elementSize(type)));
     report(type == at::kFloat ? "AdamW, float32 moments" : "AdamW, bfloat16 moments", moved,
-           [&] { device.adamw(weight, gradient, moments, {.lr = 1e-3, .weight_decay = 0.1}); });
+           [&] { device.adamw({{weight, gradient, moments, 0.1}}, {.lr = 1e-3}); });
   }
-  report("sum of squares", static_cast<double>(gradient.nbytes()), [&] { (void)device.sum_of_squares(gradient); });
+  report("sum of squares", static_cast<double>(gradient.nbytes()), [&] { (void)device.sum_of_squares({gradient}); });
 }
 
 }  // namespace tessera::bench

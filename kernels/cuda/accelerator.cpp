@@ -13,8 +13,7 @@
 #include "kernels/cuda/grouped_fp8.h"
 #endif
 #ifdef TESSERA_CUDA_KERNELS
-#include "kernels/cuda/elementwise.h"
-#include "kernels/cuda/quantize.h"
+#include "kernels/cuda/kernel_accelerator.h"
 #endif
 #include "kernels/cuda/scaled_product.h"
 
@@ -48,9 +47,15 @@ std::pair<std::vector<int32_t>, int64_t> sequence_starts(const std::vector<Segme
   return {std::move(starts), longest};
 }
 
-class CudaAccelerator final : public TensorAccelerator {
+#ifdef TESSERA_CUDA_KERNELS
+using Base = KernelAccelerator;
+#else
+using Base = TensorAccelerator;  // built without nvcc
+#endif
+
+class CudaAccelerator final : public Base {
  public:
-  CudaAccelerator() : TensorAccelerator(at::kCUDA) {}
+  CudaAccelerator() : Base(at::kCUDA) {}
 
   // From pinned memory, so that the host does not wait until the device has come so far.
   at::Tensor upload(const at::Tensor& host) const override {
@@ -62,43 +67,8 @@ class CudaAccelerator final : public TensorAccelerator {
     return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
   }
 
-#ifdef TESSERA_CUDA_KERNELS
-  at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, float eps, at::Tensor* rstd) const override {
-    at::Tensor y = at::empty_like(x), scales = at::empty({x.size(0)}, x.options().dtype(at::kFloat));
-    const at::Tensor weight = w.to(x.scalar_type());
-    cuda::rms_norm(where(x), x.const_data_ptr(), weight.const_data_ptr(), eps, x.size(0), x.size(1), y.data_ptr(), scales.data_ptr<float>());
-    if (rstd != nullptr) *rstd = scales;
-    return y;
-  }
-  at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& w, const at::Tensor& rstd, const at::Tensor& dw) const override {
-    at::Tensor dx = at::empty_like(x), partial;
-    if (dw.defined()) partial = at::empty({norm_parts(x.size(0)), x.size(1)}, rstd.options());
-    const at::Tensor weight = w.to(x.scalar_type()), d = dy.to(x.scalar_type()).contiguous();
-    cuda::rms_norm_backward(where(x), d.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(), rstd.const_data_ptr<float>(), x.size(0), x.size(1),
-                            dx.data_ptr(), dw.defined() ? partial.data_ptr<float>() : nullptr);
-    if (dw.defined()) at::Tensor(dw).add_(partial.sum(0));
-    return dx;
-  }
-  at::Tensor swiglu(const at::Tensor& gate_up) const override {
-    const int64_t width = gate_up.size(1) / 2;
-    at::Tensor out = at::empty({gate_up.size(0), width}, gate_up.options());
-    cuda::swiglu(where(gate_up), gate_up.const_data_ptr(), gate_up.size(0), width, out.data_ptr());
-    return out;
-  }
-  at::Tensor swiglu_backward(const at::Tensor& d_out, const at::Tensor& gate_up) const override {
-    at::Tensor gradient = at::empty_like(gate_up);
-    const at::Tensor d = d_out.to(gate_up.scalar_type()).contiguous(), gates = gate_up.contiguous();
-    cuda::swiglu_backward(where(gate_up), d.const_data_ptr(), gates.const_data_ptr(), gate_up.size(0), gate_up.size(1) / 2, gradient.data_ptr());
-    return gradient;
-  }
-  void adamw(const at::Tensor& weight, const at::Tensor& gradient, const Moments& moments, const AdamWStep& step) const override {
-    cuda::adamw(c10::cuda::getCurrentCUDAStream().stream(), factors_of(step), weight.data_ptr<float>(), gradient.const_data_ptr<float>(),
-                moments.exp_avg.data_ptr(), moments.exp_avg_sq.data_ptr(), moments.exp_avg.scalar_type() == at::kBFloat16, weight.numel(), moments.noise);
-  }
-#endif
-
   void attend(const HeadLayout& l, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out, const at::Tensor& lse) const override {
-    if (!suits_flash(l, operands, plan)) return TensorAccelerator::attend(l, operands, plan, out, lse);
+    if (!suits_flash(l, operands, plan)) return Base::attend(l, operands, plan, out, lse);
     const Sequences sequences = sequences_of(plan, out.size(0));
     const auto [q, k, v] = flash_operands(l, operands);
     const auto result = at::_flash_attention_forward(q, k, v, sequences.starts, sequences.starts, sequences.longest, sequences.longest, 0.0,
@@ -109,7 +79,7 @@ class CudaAccelerator final : public TensorAccelerator {
 
   void attend_backward(const HeadLayout& l, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out, const at::Tensor& lse,
                        const at::Tensor& d_out, const Operands& gradients) const override {
-    if (!suits_flash(l, operands, plan)) return TensorAccelerator::attend_backward(l, operands, plan, out, lse, d_out, gradients);
+    if (!suits_flash(l, operands, plan)) return Base::attend_backward(l, operands, plan, out, lse, d_out, gradients);
     const Sequences sequences = sequences_of(plan, out.size(0));
     const auto [q, k, v] = flash_operands(l, operands);
     const int64_t width = l.key_dim + l.shared_dim;
@@ -118,38 +88,20 @@ class CudaAccelerator final : public TensorAccelerator {
     const auto [d_q, d_k, d_v] = at::_flash_attention_backward(values(d_out), q, k, v, values(out), lse, sequences.starts, sequences.starts, sequences.longest,
                                                                sequences.longest, 0.0, /*is_causal=*/true, no_dropout, no_dropout, double{l.scale});
     by_head(gradients.q, l.heads, width).copy_(d_q);
-    spaced(gradients.k, l.key_value_heads, l.key_step, l.key_dim).add_(d_k.narrow(2, 0, l.key_dim));
-    spaced(gradients.v, l.key_value_heads, l.value_step, l.value_dim).add_(d_v.narrow(2, 0, l.value_dim));
+    heads_of(gradients.k, l.key_value_heads, l.key_step, l.key_dim).add_(d_k.narrow(2, 0, l.key_dim));
+    heads_of(gradients.v, l.key_value_heads, l.value_step, l.value_dim).add_(d_v.narrow(2, 0, l.value_dim));
     if (l.shared_dim > 0) at::Tensor(gradients.shared).add_(d_k.narrow(2, l.key_dim, l.shared_dim).transpose(0, 1));
   }
 
   at::Tensor grouped_product(const at::Tensor& x, const at::Tensor& w, Transpose transpose, const RowGroups& groups) const override {
-    if (!suits_grouped(x, w)) return TensorAccelerator::grouped_product(x, w, transpose, groups);
+    if (!suits_grouped(x, w)) return Base::grouped_product(x, w, transpose, groups);
     const at::Tensor stack = w.view({groups.experts(), -1, w.size(1)});
     return at::_grouped_mm(x, transpose == Transpose::kYes ? stack.transpose(1, 2) : stack, ends_of(groups));
   }
 
   void add_grouped_gradient(const at::Tensor& dy, const at::Tensor& u, const RowGroups& groups, const at::Tensor& gradient) const override {
-    if (!suits_grouped(dy, u) || dy.size(0) == 0) return TensorAccelerator::add_grouped_gradient(dy, u, groups, gradient);
+    if (!suits_grouped(dy, u) || dy.size(0) == 0) return Base::add_grouped_gradient(dy, u, groups, gradient);
     at::Tensor(gradient).add_(at::_grouped_mm(dy.t(), u, ends_of(groups)).view(gradient.sizes()));
-  }
-
-  fp8::Quantized quantize(const at::Tensor& x, const fp8::Scheme& scheme, bool transposed) const override {
-#ifdef TESSERA_CUDA_KERNELS
-    const bool by_row = scheme.tile == fp8::Tile{1, 128} && !transposed, by_token = scheme.tile == fp8::Tile{128, 1} && transposed;
-    const bool known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
-    if (scheme.format == fp8::Format::kE4m3 && known && (by_row || by_token)) {
-      const at::Tensor dense = x.contiguous();
-      const int64_t rows = x.size(0), columns = x.size(1), lines = by_row ? rows : columns, length = by_row ? columns : rows;
-      fp8::Quantized q{at::empty({lines, length}, x.options().dtype(at::kFloat8_e4m3fn)), at::empty({lines, (length + 127) / 128}, x.options().dtype(at::kFloat))};
-      const Quantize job{.x = dense.const_data_ptr(), .bfloat16 = x.scalar_type() == at::kBFloat16, .rows = rows, .columns = columns,
-                         .codes = static_cast<uint8_t*>(q.codes.data_ptr()), .scales = q.scales.data_ptr<float>(),
-                         .power_of_two_scales = scheme.power_of_two_scales, .stream = c10::cuda::getCurrentCUDAStream().stream()};
-      by_row ? quantize_rows(job) : quantize_tokens(job);
-      return q;
-    }
-#endif
-    return TensorAccelerator::quantize(x, scheme, transposed);
   }
 
   at::Tensor scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
@@ -169,23 +121,17 @@ class CudaAccelerator final : public TensorAccelerator {
       if (works) return grouped_fp8_product(x, w, groups);
     }
 #endif
-    return TensorAccelerator::grouped_scaled_product(x, scheme_x, w, scheme_w, groups, type);
+    return Base::grouped_scaled_product(x, scheme_x, w, scheme_w, groups, type);
   }
 
  protected:
+#ifdef TESSERA_CUDA_KERNELS
+  void* stream() const override { return c10::cuda::getCurrentCUDAStream().stream(); }
+#endif
   at::Tensor product_in(const at::Tensor& a, const at::Tensor& b, at::ScalarType type) const override { return at::mm(a, b, type); }
 
  private:
-#ifdef TESSERA_CUDA_KERNELS
-  static Where where(const at::Tensor& x) {
-    TESSERA_CHECK(x.is_contiguous() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16), "a kernel over ", x.sizes(), " ", x.scalar_type());
-    return {x.scalar_type() == at::kBFloat16, c10::cuda::getCurrentCUDAStream().stream()};
-  }
-#endif
-  static at::Tensor spaced(const at::Tensor& matrix, int64_t heads, int64_t step, int64_t dim) {
-    return matrix.as_strided({matrix.size(0), heads, dim}, {matrix.stride(0), step, 1}, matrix.storage_offset());
-  }
-  static at::Tensor by_head(const at::Tensor& matrix, int64_t heads, int64_t dim) { return spaced(matrix, heads, dim, dim); }
+  static at::Tensor by_head(const at::Tensor& matrix, int64_t heads, int64_t dim) { return heads_of(matrix, heads, dim, dim); }
   static at::Tensor padded(const at::Tensor& heads, int64_t width) {
     return heads.size(2) == width ? heads : at::constant_pad_nd(heads, {0, width - heads.size(2)});
   }
@@ -193,9 +139,9 @@ class CudaAccelerator final : public TensorAccelerator {
   /// Queries, keys and values need heads of one width: MLA's values are padded.
   static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_operands(const HeadLayout& l, const Operands& x) {
     const int64_t width = l.key_dim + l.shared_dim;
-    at::Tensor k = spaced(x.k, l.key_value_heads, l.key_step, l.key_dim);
+    at::Tensor k = heads_of(x.k, l.key_value_heads, l.key_step, l.key_dim);
     if (l.shared_dim > 0) k = at::cat({k, x.shared.narrow(1, 0, l.shared_dim).unsqueeze(1).expand({-1, l.key_value_heads, -1})}, 2);
-    return {by_head(x.q, l.heads, width), k, padded(spaced(x.v, l.key_value_heads, l.value_step, l.value_dim), width)};
+    return {by_head(x.q, l.heads, width), k, padded(heads_of(x.v, l.key_value_heads, l.value_step, l.value_dim), width)};
   }
 
   static bool suits_flash(const HeadLayout& l, const Operands& x, const SegmentPlan& plan) {
@@ -239,14 +185,8 @@ class CudaAccelerator final : public TensorAccelerator {
     groups.copy_to(*this);
     const at::Tensor magnitudes = at::logspace(-2, 2, kIn, 10.0, options);
     const auto x = quantize(at::randn({320, kIn}, options) * magnitudes, by_row, false);
-    std::vector<at::Tensor> codes, scales;
-    for (int64_t e = 0; e < groups.experts(); ++e) {
-      const auto one = quantize(at::randn({kOut, kIn}, options) * magnitudes.flip(0), blocks, false);
-      codes.push_back(one.codes.view(at::kByte));
-      scales.push_back(one.scales);
-    }
-    const fp8::Quantized w{at::cat(codes).view(at::kFloat8_e4m3fn), at::cat(scales)};
-    const at::Tensor expected = TensorAccelerator::grouped_scaled_product(x, by_row, w, blocks, groups, at::kFloat);
+    const auto w = quantize_stack(at::randn({groups.experts() * kOut, kIn}, options) * magnitudes.flip(0), blocks, groups.experts(), false);
+    const at::Tensor expected = Base::grouped_scaled_product(x, by_row, w, blocks, groups, at::kFloat);
     try {
       const double error = ((grouped_fp8_product(x, w, groups).to(at::kFloat) - expected).norm() / expected.norm()).item<double>();
       if (error < 0.02) {

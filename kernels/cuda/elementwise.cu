@@ -1,121 +1,170 @@
 #include "kernels/cuda/elementwise.h"
 
-#include "kernels/cuda/elementwise_core.h"
+#include "kernels/cuda/launch.h"
 
 namespace tessera::kernels::cuda {
 
 namespace {
 
-constexpr int kThreads = 256, kWarp = 32;
+constexpr int64_t kNormRows = 64;  // whose share of a weight's gradient one thread adds up
 
-cudaStream_t stream_of(void* stream) { return static_cast<cudaStream_t>(stream); }
-unsigned blocks_for(int64_t threads) { return static_cast<unsigned>((threads + kThreads - 1) / kThreads); }
-
-/// All threads of a block.
-struct Block {
-  float* shared;  // [kThreads / kWarp]
-  __device__ int64_t lane() const { return threadIdx.x; }
-  __device__ static constexpr int64_t lanes() { return kThreads; }
-  __device__ float sum(float x) const {
-    for (int step = kWarp / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xFFFFFFFFU, x, step);
-    __syncthreads();  // an earlier sum has been read
-    if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = x;
-    __syncthreads();
-    float total = 0.0f;
-    for (int i = 0; i < kThreads / kWarp; ++i) total += shared[i];
-    return total;
-  }
-};
-
-template <typename T>
+template <typename T, int N>
 __global__ void swiglu_kernel(const T* gate_up, int64_t rows, int64_t width, T* out) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < rows * width) swiglu_element(gate_up, width, i / width, i % width, out);
+  const int64_t i = thread_index() * N, row = i / width;
+  if (row >= rows) return;
+  const T* from = gate_up + i + row * width;
+  const Pack<T, N> gates = load<N>(from), ups = load<N>(from + width);
+  Pack<T, N> y;
+  for (int j = 0; j < N; ++j) {
+    const float gate = widen(gates.x[j]);
+    put(gate / (1.0f + expf(-gate)) * widen(ups.x[j]), y.x[j]);
+  }
+  store(y, out + i);
 }
 
-template <typename T>
+template <typename T, int N>
 __global__ void swiglu_backward_kernel(const T* d_out, const T* gate_up, int64_t rows, int64_t width, T* d_gate_up) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < rows * width) swiglu_backward_element(d_out, gate_up, width, i / width, i % width, d_gate_up);
+  const int64_t i = thread_index() * N, row = i / width;
+  if (row >= rows) return;
+  const int64_t place = i + row * width;
+  const Pack<T, N> gates = load<N>(gate_up + place), ups = load<N>(gate_up + place + width), d = load<N>(d_out + i);
+  Pack<T, N> d_gates, d_ups;
+  for (int j = 0; j < N; ++j) {
+    const float gate = widen(gates.x[j]), sigmoid = 1.0f / (1.0f + expf(-gate)), silu = gate * sigmoid;
+    put(widen(d.x[j]) * widen(ups.x[j]) * (sigmoid + silu * (1.0f - sigmoid)), d_gates.x[j]);
+    put(widen(d.x[j]) * silu, d_ups.x[j]);
+  }
+  store(d_gates, d_gate_up + place);
+  store(d_ups, d_gate_up + place + width);
 }
 
 template <typename T>
-__global__ void rms_norm_kernel(const T* x, const T* w, float eps, int64_t dim, T* y, float* rstd) {
-  __shared__ float shared[kThreads / kWarp];
-  const int64_t row = blockIdx.x;
-  rms_norm_row(Block{shared}, x + row * dim, w, eps, dim, y + row * dim, rstd + row);
+__device__ T* vector_of(const Vectors& v, int64_t index, int64_t dim) {
+  return static_cast<T*>(v.data) + index / v.per_line * v.line_stride + index % v.per_line * dim;
 }
 
-template <typename T>
-__global__ void rms_norm_backward_kernel(const T* dy, const T* x, const T* w, const float* rstd, int64_t dim, T* dx) {
-  __shared__ float shared[kThreads / kWarp];
-  const int64_t row = blockIdx.x;
-  rms_norm_backward_row(Block{shared}, dy + row * dim, x + row * dim, w, rstd[row], dim, dx + row * dim);
+template <typename T, int N, typename Group>
+__global__ void rms_norm_kernel(Vectors x, const T* w, float eps, int64_t count, int64_t dim, Vectors y, float* rstd) {
+  const int64_t row = Group::index();
+  if (row >= count) return;
+  const T* from = vector_of<T>(x, row, dim);
+  float squares = 0.0f;
+  for (int64_t i = Group::lane() * N; i < dim; i += Group::kLanes * N) {
+    const Pack<T, N> values = load<N>(from + i);
+    for (int j = 0; j < N; ++j) squares += widen(values.x[j]) * widen(values.x[j]);
+  }
+  const float scale = 1.0f / sqrtf(Group::sum(squares) / static_cast<float>(dim) + eps);
+  if (Group::lane() == 0) rstd[row] = scale;
+  if (y.data == nullptr) return;
+  T* to = vector_of<T>(y, row, dim);
+  for (int64_t i = Group::lane() * N; i < dim; i += Group::kLanes * N) {
+    const Pack<T, N> values = load<N>(from + i), weights = load<N>(w + i);
+    Pack<T, N> out;
+    for (int j = 0; j < N; ++j) put(widen(values.x[j]) * scale * widen(weights.x[j]), out.x[j]);
+    store(out, to + i);
+  }
 }
 
-template <typename T>
-__global__ void norm_weight_kernel(const T* dy, const T* x, const float* rstd, int64_t rows, int64_t dim, float* partial) {
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (column < dim) norm_weight_part(dy, x, rstd, rows, dim, blockIdx.y, column, partial);
+template <typename T, int N, typename Group>
+__global__ void rms_norm_backward_kernel(Vectors dy, Vectors x, const T* w, const float* rstd, int64_t count, int64_t dim, Vectors dx) {
+  const int64_t row = Group::index();
+  if (row >= count) return;
+  const T *d = vector_of<T>(dy, row, dim), *from = vector_of<T>(x, row, dim);
+  T* to = vector_of<T>(dx, row, dim);
+  const float scale = rstd[row];
+  float inner = 0.0f;
+  for (int64_t i = Group::lane() * N; i < dim; i += Group::kLanes * N) {
+    const Pack<T, N> ds = load<N>(d + i), values = load<N>(from + i), weights = load<N>(w + i);
+    for (int j = 0; j < N; ++j) inner += widen(ds.x[j]) * widen(weights.x[j]) * (widen(values.x[j]) * scale);
+  }
+  const float mean = Group::sum(inner) / static_cast<float>(dim);
+  for (int64_t i = Group::lane() * N; i < dim; i += Group::kLanes * N) {
+    const Pack<T, N> ds = load<N>(d + i), values = load<N>(from + i), weights = load<N>(w + i);
+    Pack<T, N> out;
+    for (int j = 0; j < N; ++j) put(scale * (widen(ds.x[j]) * widen(weights.x[j]) - widen(values.x[j]) * scale * mean), out.x[j]);
+    store(out, to + i);
+  }
 }
 
+/// A thread a column: the sum of kNormRows vectors, in their order.
 template <typename T>
-__global__ void adamw_kernel(AdamWFactors factors, float* weight, const float* gradient, T* exp_avg, T* exp_avg_sq, int64_t count, MomentNoise noise, bool noisy) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < count) adamw_element(factors, weight[i], gradient[i], exp_avg[i], exp_avg_sq[i], noisy ? &noise : nullptr, i);
+__global__ void norm_weight_kernel(Vectors dy, Vectors x, const float* rstd, int64_t count, int64_t dim, float* partial) {
+  const int64_t part = blockIdx.x, column = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
+  if (column >= dim) return;
+  const int64_t end = (part + 1) * kNormRows < count ? (part + 1) * kNormRows : count;
+  float sum = 0.0f;
+  for (int64_t r = part * kNormRows; r < end; ++r) sum += widen(vector_of<T>(dy, r, dim)[column]) * (widen(vector_of<T>(x, r, dim)[column]) * rstd[r]);
+  partial[part * dim + column] = sum;
 }
 
-/// body of the type that activations have.
-template <typename Body>
-void typed(const Where& where, const Body& body) {
-  where.bfloat16 ? body(Narrow{}) : body(0.0f);
+/// A thread for each pair.
+template <typename T>
+__global__ void rotate_kernel(Rotation r) {
+  const int64_t half = r.dim / 2, i = thread_index(), pair = i % half, head = i / half % r.heads, row = i / half / r.heads;
+  if (row >= r.rows) return;
+  T* x = static_cast<T*>(r.x) + row * r.row_stride + head * r.head_stride;
+  T &first = x[r.neighbours ? 2 * pair : pair], &second = x[r.neighbours ? 2 * pair + 1 : pair + half];
+  const int64_t angle = r.positions[row] * half + pair;
+  const float cos = r.cos[angle], sin = r.inverse ? -r.sin[angle] : r.sin[angle], a = widen(first), b = widen(second);
+  put(a * cos - b * sin, first);
+  put(b * cos + a * sin, second);
 }
-template <typename T>
-const T* as(const void* memory, T) { return static_cast<const T*>(memory); }
-template <typename T>
-T* as(void* memory, T) { return static_cast<T*>(memory); }
+
+bool aligned(const Vectors& v, int64_t bytes) { return v.line_stride * bytes % 16 == 0 && reinterpret_cast<uintptr_t>(v.data) % 16 == 0; }
 
 }  // namespace
 
 void swiglu(Where where, const void* gate_up, int64_t rows, int64_t width, void* out) {
   if (rows * width == 0) return;
-  typed(where, [&](auto t) { swiglu_kernel<<<blocks_for(rows * width), kThreads, 0, stream_of(where.stream)>>>(as(gate_up, t), rows, width, as(out, t)); });
+  typed(where.bfloat16, [&]<typename T>(T) {
+    packed<T>(aligned(width, sizeof(T), gate_up, out), [&](auto n) {
+      launch(where.stream, blocks_for(rows * width / n), swiglu_kernel<T, n>, static_cast<const T*>(gate_up), rows, width, static_cast<T*>(out));
+    });
+  });
 }
 
 void swiglu_backward(Where where, const void* d_out, const void* gate_up, int64_t rows, int64_t width, void* d_gate_up) {
   if (rows * width == 0) return;
-  typed(where, [&](auto t) {
-    swiglu_backward_kernel<<<blocks_for(rows * width), kThreads, 0, stream_of(where.stream)>>>(as(d_out, t), as(gate_up, t), rows, width, as(d_gate_up, t));
+  typed(where.bfloat16, [&]<typename T>(T) {
+    packed<T>(aligned(width, sizeof(T), d_out, gate_up, d_gate_up), [&](auto n) {
+      launch(where.stream, blocks_for(rows * width / n), swiglu_backward_kernel<T, n>, static_cast<const T*>(d_out), static_cast<const T*>(gate_up), rows,
+             width, static_cast<T*>(d_gate_up));
+    });
   });
 }
 
-void rms_norm(Where where, const void* x, const void* w, float eps, int64_t rows, int64_t dim, void* y, float* rstd) {
-  if (rows == 0) return;
-  typed(where, [&](auto t) {
-    rms_norm_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream_of(where.stream)>>>(as(x, t), as(w, t), eps, dim, as(y, t), rstd);
-  });
-}
-
-int64_t norm_parts(int64_t rows) { return (rows + kNormRows - 1) / kNormRows; }
-
-void rms_norm_backward(Where where, const void* dy, const void* x, const void* w, const float* rstd, int64_t rows, int64_t dim, void* dx, float* partial) {
-  if (rows == 0) return;
-  typed(where, [&](auto t) {
-    const auto stream = stream_of(where.stream);
-    rms_norm_backward_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(as(dy, t), as(x, t), as(w, t), rstd, dim, as(dx, t));
-    if (partial == nullptr) return;
-    const dim3 blocks(blocks_for(dim), static_cast<unsigned>(norm_parts(rows)));
-    norm_weight_kernel<<<blocks, kThreads, 0, stream>>>(as(dy, t), as(x, t), rstd, rows, dim, partial);
-  });
-}
-
-void adamw(void* stream, const AdamWFactors& factors, float* weight, const float* gradient, void* exp_avg, void* exp_avg_sq, bool narrow, int64_t count,
-           const MomentNoise* noise) {
+void rms_norm(Where where, Vectors x, const void* w, float eps, int64_t count, int64_t dim, Vectors y, float* rstd) {
   if (count == 0) return;
-  typed({narrow, stream}, [&](auto t) {
-    adamw_kernel<<<blocks_for(count), kThreads, 0, stream_of(stream)>>>(factors, weight, gradient, as(exp_avg, t), as(exp_avg_sq, t), count,
-                                                                       noise == nullptr ? MomentNoise{} : *noise, noise != nullptr);
+  typed(where.bfloat16, [&]<typename T>(T) {
+    packed<T>(aligned(dim, sizeof(T), w) && aligned(x, sizeof(T)) && aligned(y, sizeof(T)), [&](auto n) {
+      grouped(dim, [&]<typename Group>(Group) {
+        launch(where.stream, groups_for<Group>(count), rms_norm_kernel<T, n, Group>, x, static_cast<const T*>(w), eps, count, dim, y, rstd);
+      });
+    });
   });
+}
+
+int64_t norm_parts(int64_t count) { return divided_up(count, kNormRows); }
+
+void rms_norm_backward(Where where, Vectors dy, Vectors x, const void* w, const float* rstd, int64_t count, int64_t dim, Vectors dx, float* partial) {
+  if (count == 0) return;
+  typed(where.bfloat16, [&]<typename T>(T) {
+    if (partial != nullptr) {  // in front: dx may take dy's place
+      const dim3 blocks(static_cast<unsigned>(norm_parts(count)), blocks_for(dim).x);
+      launch(where.stream, blocks, norm_weight_kernel<T>, dy, x, rstd, count, dim, partial);
+    }
+    packed<T>(aligned(dim, sizeof(T), w) && aligned(dy, sizeof(T)) && aligned(x, sizeof(T)) && aligned(dx, sizeof(T)), [&](auto n) {
+      grouped(dim, [&]<typename Group>(Group) {
+        launch(where.stream, groups_for<Group>(count), rms_norm_backward_kernel<T, n, Group>, dy, x, static_cast<const T*>(w), rstd, count, dim, dx);
+      });
+    });
+  });
+}
+
+void rotate(Where where, const Rotation& r) {
+  const int64_t pairs = r.rows * r.heads * (r.dim / 2);
+  if (pairs == 0) return;
+  typed(where.bfloat16, [&]<typename T>(T) { launch(where.stream, blocks_for(pairs), rotate_kernel<T>, r); });
 }
 
 }  // namespace tessera::kernels::cuda

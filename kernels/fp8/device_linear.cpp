@@ -1,7 +1,7 @@
 #include "kernels/fp8/device_linear.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
@@ -99,79 +99,67 @@ struct DeviceLinearFunction : torch::autograd::Function<DeviceLinearFunction> {
   }
 };
 
-at::Tensor round_trip(const Accelerator& device, const at::Tensor& x, const Scheme& scheme) {
-  return device.dequantize(device.quantize(x, scheme, false), scheme, x.scalar_type());
+/// Codes and scales of tokens as rows of their experts; `map` null: they are.
+Quantized rows_of_experts(const Accelerator& device, const Quantized& tokens, const RowMapPtr& map) {
+  return map == nullptr ? tokens : Quantized{device.gather_rows(tokens.codes, *map), device.gather_rows(tokens.scales, *map)};
 }
 
+struct GroupedState : torch::CustomClassHolder {
+  const GroupedLinearSpec* spec = nullptr;
+  RowGroups groups;
+  RowMapPtr map;  // of tokens to rows, or null where the input is rows
+};
+
+/// A token's codes are the same in all rows that it has: it is quantised once, and kept once.
 struct DeviceGroupedFp8Function : torch::autograd::Function<DeviceGroupedFp8Function> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& /*anchor*/, const GroupedLinearSpec* spec, const RowGroups& groups) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& /*anchor*/, const c10::intrusive_ptr<GroupedState>& state) {
+    const GroupedLinearSpec& spec = *state->spec;
     const Accelerator& device = *accelerator_of(x);
-    const Recipe& recipe = spec->fp8->recipe();
-    const Quantized q = device.quantize(spec->prologue == Prologue::kSwiglu ? swiglu(x) : x, recipe.activation_by_row(), false);
-    const SavedInput saved = saved_for(x, spec->prologue, recipe, q);
-    ctx->save_for_backward({saved.quantized.codes, saved.quantized.scales, groups.device_offsets});
-    ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
-    ctx->saved_data["offsets"] = groups.offsets;
-    return device.grouped_scaled_product(q, recipe.activation_by_row(), spec->fp8->on_device(*spec->weight).by_row, recipe.weight_scheme(), groups,
-                                         x.scalar_type());
+    const Recipe& recipe = spec.fp8->recipe();
+    const Quantized q = device.quantize(spec.prologue == Prologue::kSwiglu ? swiglu(x) : x, recipe.activation_by_row(), false);
+    const SavedInput saved = saved_for(x, spec.prologue, recipe, q);
+    ctx->save_for_backward({saved.quantized.codes, saved.quantized.scales});
+    ctx->saved_data["state"] = c10::IValue::make_capsule(state);
+    return device.grouped_scaled_product(rows_of_experts(device, q, state->map), recipe.activation_by_row(), spec.fp8->on_device(*spec.weight).by_row,
+                                         recipe.weight_scheme(), state->groups, x.scalar_type());
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
-    const auto& spec = *reinterpret_cast<const GroupedLinearSpec*>(ctx->saved_data["spec"].toInt());
+    const auto state = c10::static_intrusive_pointer_cast<GroupedState>(ctx->saved_data["state"].toCapsule());
+    const GroupedLinearSpec& spec = *state->spec;
     const auto kept = ctx->get_saved_variables();
     const SavedInput saved{{}, {}, {kept[0], kept[1]}};
-    RowGroups groups(ctx->saved_data["offsets"].toIntVector());
-    groups.device_offsets = kept[2];
     const at::Tensor dy = gradients[0].contiguous();
     const Accelerator& device = *accelerator_of(dy);
     const Recipe& recipe = spec.fp8->recipe();
     if (spec.weight->trainable())
-      spec.weight->now_or_later([dy, saved, groups, &spec, &device, &recipe] {
+      spec.weight->now_or_later([dy, saved, state, &spec, &device, &recipe] {
         const at::NoGradGuard no_grad;
         const at::Tensor u = input_again(device, saved, nullptr, spec.prologue, recipe, dy.scalar_type());
-        device.add_grouped_gradient(round_trip(device, dy, recipe.gradient_by_token()), round_trip(device, u, recipe.activation_by_token()), groups,
-                                    spec.weight->open_gradient());
+        device.add_grouped_scaled_gradient(dy, recipe.gradient_by_token(), state->map == nullptr ? u : device.gather_rows(u, *state->map),
+                                           recipe.activation_by_token(), state->groups, spec.weight->open_gradient());
         spec.weight->gradient_added();
       });
-    at::Tensor dx;
-    if (ctx->needs_input_grad(0)) {
-      dx = device.grouped_scaled_product(device.quantize(dy, recipe.gradient_by_row(), false), recipe.gradient_by_row(),
-                                         spec.fp8->on_device(*spec.weight).by_column, recipe.weight_scheme().transposed(), groups, dy.scalar_type());
-      if (spec.prologue == Prologue::kSwiglu) dx = swiglu_backward(dx, gate_up_of(device, saved, recipe, dy.scalar_type()));
-    }
-    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+    if (!ctx->needs_input_grad(0)) return {at::Tensor(), at::Tensor(), at::Tensor()};
+    at::Tensor dx = device.grouped_scaled_product(device.quantize(dy, recipe.gradient_by_row(), false), recipe.gradient_by_row(),
+                                                  spec.fp8->on_device(*spec.weight).by_column, recipe.weight_scheme().transposed(), state->groups,
+                                                  dy.scalar_type());
+    if (spec.prologue == Prologue::kSwiglu) dx = swiglu_backward(dx, gate_up_of(device, saved, recipe, dy.scalar_type()));
+    if (state->map == nullptr) return {dx, at::Tensor(), at::Tensor()};
+    at::Tensor d_tokens = at::zeros({state->map->tokens, dx.size(1)}, dx.options());
+    device.add_sums(dx, *state->map, {}, d_tokens);
+    return {d_tokens, at::Tensor(), at::Tensor()};
   }
 };
 
-/// Each matrix of a stack by itself: their codes one below the other, and their scales.
-Quantized quantized_stack(const Accelerator& device, const at::Tensor& stack, const Scheme& scheme, int64_t matrices, bool transposed) {
-  if (matrices == 1) return device.quantize(stack, scheme, transposed);
-  std::vector<at::Tensor> codes, scales;
-  for (const at::Tensor& matrix : stack.chunk(matrices)) {
-    const Quantized one = device.quantize(matrix, scheme, transposed);
-    codes.push_back(one.codes.view(at::kByte));
-    scales.push_back(one.scales);
-  }
-  return {at::cat(codes).view(at::kFloat8_e4m3fn), at::cat(scales)};
-}
-
 }  // namespace
-
-bool Weight::is_current(const Parameter& weight) {
-  const uint64_t tensor_version = weight.value._version();
-  if (made_ && version_ == weight.version && tensor_version_ == tensor_version) return true;
-  made_ = true;
-  version_ = weight.version;
-  tensor_version_ = tensor_version;
-  return false;
-}
 
 const Weight::OnDevice& Weight::on_device(const Parameter& weight) {
   if (!is_current(weight)) {
     const Accelerator& device = *accelerator_of(weight.value);
     const at::Tensor value = weight.value.detach();
-    on_device_ = {quantized_stack(device, value, recipe_.weight_scheme(), matrices_, false),
-                  quantized_stack(device, value, recipe_.weight_scheme(), matrices_, true)};
+    on_device_ = {device.quantize_stack(value, recipe_.weight_scheme(), matrices_, false),
+                  device.quantize_stack(value, recipe_.weight_scheme(), matrices_, true)};
   }
   return on_device_;
 }
@@ -181,8 +169,12 @@ at::Tensor device_linear(const at::Tensor& x, const LinearSpec& spec, const at::
   return DeviceLinearFunction::apply(x.contiguous(), residual.defined() ? std::optional(residual) : std::nullopt, spec.weight->value, &spec);
 }
 
-at::Tensor device_grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const RowGroups& groups) {
-  return DeviceGroupedFp8Function::apply(x, spec.weight->value, &spec, groups);
+at::Tensor device_grouped_linear(const at::Tensor& x, const RowMapPtr& map, const GroupedLinearSpec& spec, const RowGroups& groups) {
+  auto state = c10::make_intrusive<GroupedState>();
+  state->spec = &spec;
+  state->groups = groups;
+  state->map = map;
+  return DeviceGroupedFp8Function::apply(x, spec.weight->value, state);
 }
 
 }  // namespace tessera::kernels::fp8

@@ -5,14 +5,14 @@
 
 #include "kernels/grouped_gemm.h"
 #include "kernels/linear.h"
+#include "kernels/permute.h"
 
 namespace tessera::kernels::fp8 {
 
 /// linear() of a spec with `fp8` and without adapters. Tiles along tokens do not begin anew at rows: they do where rows are whole tiles long.
 at::Tensor device_linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual);
 
-/// grouped_linear() of a spec with `fp8`. The weights' gradient is made in the activations' type, of operands that went through FP8; tiles
-/// along tokens do not begin anew with each expert.
-at::Tensor device_grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const RowGroups& groups);
+/// grouped_linear() of a spec with `fp8`; with a `map` x are tokens, whose codes are gathered.
+at::Tensor device_grouped_linear(const at::Tensor& x, const RowMapPtr& map, const GroupedLinearSpec& spec, const RowGroups& groups);
 
 }  // namespace tessera::kernels::fp8

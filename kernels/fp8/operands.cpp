@@ -48,6 +48,15 @@ RowSource saved_rows(const SavedInput& saved, const InFront& front, const Recipe
 
 }  // namespace
 
+bool Weight::is_current(const Parameter& weight) {
+  const uint64_t tensor_version = weight.value._version();
+  if (made_ && version_ == weight.version && tensor_version_ == tensor_version) return true;
+  made_ = true;
+  version_ = weight.version;
+  tensor_version_ = tensor_version;
+  return false;
+}
+
 at::Tensor Weight::of(const Parameter& weight) {
   if (weight.codes) return weight.values();
   if (!recipe_.weight_scheme().scaled()) return weight.value;  // its owner rounds it

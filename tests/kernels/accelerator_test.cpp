@@ -55,11 +55,13 @@ TEST(TensorAccelerator, UpdatesLikeTheCpu) {
       auto cpu = fresh(), device = fresh();
       for (int64_t step = 1; step <= 4; ++step) {
         const MomentNoise noise{0x123456789ABCDEFULL * static_cast<uint64_t>(step), (int64_t{1} << 32) - 100};  // across 2^32 elements
-        const AdamWStep terms{.lr = 1e-2, .weight_decay = 0.1, .step = step, .gradient_scale = 0.7};
+        const AdamWStep terms{.lr = 1e-2, .step = step, .gradient_scale = 0.7};
         const at::Tensor gradient = random_tensor({5001}, 10 + step);
-        const auto moments = [&](const std::array<at::Tensor, 3>& x) { return Moments{x[1], x[2], stochastic ? &noise : nullptr}; };
-        adamw(cpu[0], gradient, moments(cpu), terms);
-        kOperations.adamw(device[0], gradient, moments(device), terms);
+        const auto update = [&](const std::array<at::Tensor, 3>& x) {
+          return AdamWUpdate{x[0], gradient, {x[1], x[2], stochastic ? std::optional(noise) : std::nullopt}, 0.1};
+        };
+        adamw({update(cpu)}, terms);
+        kOperations.adamw({update(device)}, terms);
         for (const int moment : {1, 2}) {  // fused multiplications differ in the last bit of float32, and so a few roundings
           const double off = cpu[static_cast<size_t>(moment)].ne(device[static_cast<size_t>(moment)]).to(at::kDouble).mean().item<double>();
           if (narrow) {
@@ -72,7 +74,7 @@ TEST(TensorAccelerator, UpdatesLikeTheCpu) {
     }
   }
   const at::Tensor x = random_tensor({100003}, 3);
-  EXPECT_NEAR(kOperations.sum_of_squares(x).item<double>(), sum_of_squares(x).item<double>(), 0.01);  // of 1e5
+  EXPECT_NEAR(kOperations.sum_of_squares({x}).item<double>(), sum_of_squares({x}).item<double>(), 0.01);  // of 1e5
 }
 
 TEST(TensorAccelerator, GradientsInFloat32OfOperandsInBfloat16) {

@@ -137,8 +137,7 @@ TEST(AdamW, EqualsTorchOverSeveralSteps) {
     const at::Tensor gradient = random_tensor({1003}, 10 + step);
     reference.mutable_grad() = gradient * 0.5;
     optimizer.step();
-    adamw(weight, gradient, {m, v},
-          {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-6, .weight_decay = 0.1, .step = step, .gradient_scale = 0.5});
+    adamw({{weight, gradient, {m, v, {}}, 0.1}}, {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-6, .step = step, .gradient_scale = 0.5});
   }
   expect_close(weight, reference.detach(), 1e-6, "weights");
 }
@@ -149,9 +148,9 @@ struct Narrow {
   explicit Narrow(int64_t count) : weight(at::zeros({count})), m(at::zeros({count}, at::kBFloat16)), v(at::zeros({count}, at::kBFloat16)) {}
   void step(int64_t step, const at::Tensor& gradient, double beta2, bool stochastic, int64_t begin = 0, int64_t end = -1) {
     const int64_t count = (end < 0 ? weight.numel() : end) - begin;
-    const MomentNoise noise{static_cast<uint64_t>(step) * 12345, begin};
-    adamw(weight.narrow(0, begin, count), gradient.narrow(0, begin, count), {m.narrow(0, begin, count), v.narrow(0, begin, count), stochastic ? &noise : nullptr},
-          {.lr = 1e-2, .beta1 = 0.9, .beta2 = beta2, .weight_decay = 0, .step = step});
+    AdamWUpdate update{weight.narrow(0, begin, count), gradient.narrow(0, begin, count), {m.narrow(0, begin, count), v.narrow(0, begin, count), {}}};
+    if (stochastic) update.moments.noise = {static_cast<uint64_t>(step) * 12345, begin};
+    adamw({update}, {.lr = 1e-2, .beta1 = 0.9, .beta2 = beta2, .step = step});
   }
 };
 
@@ -162,7 +161,7 @@ TEST(AdamW, MomentsInBfloat16AreThoseOfFloat32Rounded) {
     const at::Tensor gradient = random_tensor({1003}, 20 + step);
     m.copy_(narrow.m);  // float32 arithmetic on what was kept
     v.copy_(narrow.v);
-    adamw(weight, gradient, {m, v}, {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0, .step = step});
+    adamw({{weight, gradient, {m, v, {}}}}, {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .step = step});
     narrow.step(step, gradient, 0.95, false);
     EXPECT_TRUE(narrow.m.equal(m.to(at::kBFloat16)));
     EXPECT_TRUE(narrow.v.equal(v.to(at::kBFloat16)));
@@ -197,9 +196,9 @@ TEST(SumOfSquares, DoesNotDependOnTheNumberOfThreads) {
   const at::Tensor x = random_tensor({1 << 20}, 1);
   const int threads = at::get_num_threads();
   at::set_num_threads(1);
-  const double one = sum_of_squares(x).item<double>();
+  const double one = sum_of_squares({x}).item<double>();
   at::set_num_threads(3);
-  EXPECT_EQ(sum_of_squares(x).item<double>(), one);
+  EXPECT_EQ(sum_of_squares({x}).item<double>(), one);
   at::set_num_threads(threads);
   EXPECT_NEAR(one, x.to(at::kDouble).pow(2).sum().item<double>(), 1e-6 * one);
 }

@@ -54,7 +54,7 @@ Result run(const Dispatcher& dispatcher, const Tokens& tokens, const at::Tensor&
                    base = tokens.base.clone().requires_grad_(true);
   const auto dispatch = dispatcher.dispatch(x, {weights, tokens.experts}, wire);
   const Arrived arrived = dispatch->arrive();
-  dispatch->send_back(experts.forward(arrived.rows, arrived.groups));
+  dispatch->send_back(experts.forward(arrived.tokens, arrived.map, arrived.groups));
   const at::Tensor y = dispatch->combine(base);
   (y * tokens.direction).sum().backward();
   return {y.detach(), x.grad(), weights.grad(), base.grad(), experts.gate_up()->gradient, experts.down()->gradient};

@@ -37,16 +37,17 @@ TEST_P(MoeLayer, EqualsALoopOverTokens) {
   const auto dispatcher = make_local_dispatcher(num_experts);
   const auto dispatch = dispatcher->dispatch(x, {weights, index});
   const Arrived arrived = dispatch->arrive();
-  dispatch->send_back(experts.forward(arrived.rows, arrived.groups));
+  dispatch->send_back(experts.forward(arrived.tokens, arrived.map, arrived.groups));
   const at::Tensor y = dispatch->combine(base);
   (y * direction).sum().backward();
+  const at::Tensor rows = kernels::gather_rows(arrived.tokens, arrived.map);
   int64_t row = 0;
   for (int64_t e = 0; e < num_experts; ++e) {  // in the order (expert, token)
     EXPECT_EQ(arrived.groups.offsets[static_cast<size_t>(e)], row);
     for (int64_t t = 0; t < tokens; ++t)
       for (int32_t chosen : choices[static_cast<size_t>(t)])
         if (chosen == e) {
-          EXPECT_TRUE(arrived.rows[row++].equal(x[t]));
+          EXPECT_TRUE(rows[row++].equal(x[t]));
         }
   }
 

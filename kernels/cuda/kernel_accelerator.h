@@ -1,0 +1,52 @@
+// The accelerator of kernels of our own: what a GPU computes that is no product and no attention. It knows no CUDA but a stream's address, so
+// that tests run it on a CPU that plays the GPU (tests/cuda/emulation.h).
+#pragma once
+
+#include "kernels/tensor_accelerator.h"
+
+namespace tessera::kernels::cuda {
+
+class KernelAccelerator : public TensorAccelerator {
+ public:
+  using TensorAccelerator::TensorAccelerator;
+
+  at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, float eps, at::Tensor* rstd) const override;
+  at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& w, const at::Tensor& rstd, const at::Tensor& dw) const override;
+  void norm_heads(const at::Tensor& x, const at::Tensor& w, float eps) const override;
+  void norm_heads_backward(const at::Tensor& gradient, const at::Tensor& x, const at::Tensor& w, float eps, const at::Tensor& dw) const override;
+  at::Tensor swiglu(const at::Tensor& gate_up) const override;
+  at::Tensor swiglu_backward(const at::Tensor& d_out, const at::Tensor& gate_up) const override;
+  void embedding_backward(const at::Tensor& dy, const at::Tensor& ids, const at::Tensor& gradient) const override;
+  void rotate_heads(const at::Tensor& x, int64_t heads, int64_t head_stride, int64_t dim, RopePairs pairs, const at::Tensor& positions, const RopeTable& rope,
+                    bool inverse) const override;
+  at::Tensor choose_experts(const at::Tensor& scores, const at::Tensor& bias, const ExpertChoice& rules) const override;
+  RowMapPtr sort_by_expert(const at::Tensor& experts, int64_t num_experts, RowGroups& groups) const override;
+  at::Tensor gather_rows(const at::Tensor& x, const RowMap& map) const override;
+  void add_sums(const at::Tensor& rows, const RowMap& map, const at::Tensor& weights, const at::Tensor& y) const override;
+  void sums_backward(const at::Tensor& dy, const at::Tensor& rows, const at::Tensor& weights, const RowMap& map, const at::Tensor& d_rows,
+                     const at::Tensor& d_weights) const override;
+  void cross_entropy(const at::Tensor& logits, const at::Tensor& ids, const at::Tensor& weights, bool want_gradient,
+                     const at::Tensor& log_probs) const override;
+  void softmax_rows(const at::Tensor& logits, const at::Tensor& ids, float inverse_temperature, const at::Tensor& softmax) const override;
+  void softmax_gradient(const at::Tensor& logits, const at::Tensor& ids, const at::Tensor& weights, float inverse_temperature,
+                        const at::Tensor& softmax) const override;
+  void add_rows(const at::Tensor& rows, const at::Tensor& indices, const at::Tensor& y) const override;
+  fp8::Quantized quantize(const at::Tensor& x, const fp8::Scheme& scheme, bool transposed) const override;
+  fp8::Quantized quantize_stack(const at::Tensor& x, const fp8::Scheme& scheme, int64_t matrices, bool transposed) const override;
+  at::Tensor dequantize(const fp8::Quantized& x, const fp8::Scheme& scheme, at::ScalarType type) const override;
+  void add_grouped_scaled_gradient(const at::Tensor& dy, const fp8::Scheme& scheme_dy, const at::Tensor& u, const fp8::Scheme& scheme_u, const RowGroups& groups,
+                                   const at::Tensor& gradient) const override;
+  void adamw(const std::vector<AdamWUpdate>& updates, const AdamWStep& step) const override;
+  at::Tensor sum_of_squares(const std::vector<at::Tensor>& parts) const override;
+
+ protected:
+  /// cudaStream_t that the thread's work goes to.
+  [[nodiscard]] virtual void* stream() const { return nullptr; }
+
+  /// gradient [E out, in] += dy_e^T u_e in `type`, of codes [out, padded] and [in, padded] whose tiles are each group's own: E4M3 with a scale for
+  /// 128 along a line. Here of the numbers that they stand for.
+  virtual void add_padded_product(const fp8::Quantized& dy, const fp8::Quantized& u, const RowGroups& padded, at::ScalarType type,
+                                  const at::Tensor& gradient) const;
+};
+
+}  // namespace tessera::kernels::cuda
