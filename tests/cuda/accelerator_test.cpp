@@ -223,7 +223,9 @@ TEST_F(Gpu, Experts) {
     }
   // Choices without a row.
   compare("some rows", 1e-5, [&](const Accelerator& device, const auto& there) {
-    RowMap map{.tokens = 4, .choices = 2};
+    RowMap map;
+    map.tokens = 4;
+    map.choices = 2;
     map.device_row_of = there(torch::tensor({0, -1, -1, -1, 2, 1, -1, 3}, at::kInt).view({4, 2}));
     map.device_slot_of = there(torch::tensor({0, 5, 4, 7}, at::kInt));
     const at::Tensor rows = there(at::arange(40.0f).view({4, 10})), weights = there(at::arange(8.0f).view({4, 2})), y = there(at::ones({4, 10}));

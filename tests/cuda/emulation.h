@@ -6,8 +6,10 @@
 #include <cuda_fp8.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <functional>
+#include <type_traits>
 
 #define TESSERA_EMULATION
 #undef __global__
