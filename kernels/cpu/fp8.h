@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/simd.h"
 #include "kernels/fp8/format.h"
+#include "kernels/rounding.h"
 
 namespace tessera::kernels::TESSERA_ISA {
 
@@ -27,17 +28,6 @@ constexpr int32_t kFloatInfinity = 0x7F800000, kFloatNan = 0x7FC00000, kMagnitud
 inline IntVec bits_of(Vec v) { return reinterpret_cast<IntVec>(v); }
 inline Vec float_of(IntVec v) { return reinterpret_cast<Vec>(v); }
 inline IntVec int_max(IntVec a, IntVec b) { return a > b ? a : b; }
-inline int32_t horizontal_max(IntVec v) {
-  int32_t best = v[0];
-  for (int64_t i = 1; i < kWidth; ++i) best = v[i] > best ? v[i] : best;
-  return best;
-}
-inline float float_of(int32_t bits) {
-  float result;
-  std::memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
 /// Bits of magnitudes; those of NaN and infinity are the largest. `Finite`: there are none; else they count as 0.
 template <bool Finite>
 inline IntVec magnitude_bits(Vec x) {
@@ -160,7 +150,7 @@ inline void quantize_blocks(const fp8::Scheme& scheme, const float* x, int64_t s
       int32_t bits = largest_bits<true>(tile, stride, count, width);
       const bool finite = bits < kFloatInfinity;
       if (!finite) bits = largest_bits<false>(tile, stride, count, width);
-      const float scale = scales_of<Format>(broadcast(float_of(bits)), scheme.power_of_two_scales)[0];
+      const float scale = scales_of<Format>(broadcast(float_of_bits(static_cast<uint32_t>(bits))), scheme.power_of_two_scales)[0];
       if (sink.scales != nullptr) sink.scales[r / tile_rows * sink.scale_stride + c / tile_columns] = scale;
       const fp8::Sink here{shifted(at_row(sink.codes, r, sink.code_stride), c), sink.code_stride, nullptr, 0,
                            shifted(at_row(sink.values, r, sink.value_stride), c), sink.value_stride};
@@ -222,7 +212,7 @@ inline void fp8_quantize(const fp8::Scheme& scheme, const float* x, int64_t stri
 
 inline float fp8_largest(const float* x, int64_t stride, int64_t rows, int64_t columns) {
   const int32_t bits = largest_bits<true>(x, stride, rows, columns);
-  return float_of(bits < kFloatInfinity ? bits : largest_bits<false>(x, stride, rows, columns));
+  return float_of_bits(static_cast<uint32_t>(bits < kFloatInfinity ? bits : largest_bits<false>(x, stride, rows, columns)));
 }
 
 inline float fp8_scale(const fp8::Scheme& scheme, float largest) {
@@ -238,7 +228,7 @@ template <typename Format>
 inline Vec decode(IntVec codes) {
   constexpr int kShift = 23 - Format::kMantissa;
   const IntVec magnitude = codes & 0x7F, sign = (codes & 0x80) << 24;
-  const Vec subnormal = __builtin_convertvector(magnitude, Vec) * float_of(int32_t{(128 - Format::kBias - Format::kMantissa) << 23});
+  const Vec subnormal = __builtin_convertvector(magnitude, Vec) * float_of_bits(uint32_t{(128 - Format::kBias - Format::kMantissa) << 23});
   IntVec value = magnitude < (1 << Format::kMantissa) ? bits_of(subnormal) : (magnitude << kShift) + ((127 - Format::kBias) << 23);
   if constexpr (Format::kInfinity != Format::kNan) value = magnitude == Format::kInfinity ? IntVec{} + kFloatInfinity : value;
   value = magnitude > Format::kInfinity || magnitude == Format::kNan ? IntVec{} + kFloatNan : value;

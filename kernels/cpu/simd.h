@@ -76,8 +76,9 @@ inline Vec lane_sums(Vec* v) {
   return v[0];
 }
 inline Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
-inline float horizontal_max(Vec v) {
-  float best = v[0];
+template <typename V>
+inline auto horizontal_max(V v) {
+  auto best = v[0];
   for (int64_t i = 1; i < kWidth; ++i) best = v[i] > best ? v[i] : best;
   return best;
 }

@@ -9,7 +9,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#ifdef TESSERA_CUTLASS
+#ifdef TESSERA_CUTLASS  // only where there are kernels of our own
 #include "kernels/cuda/grouped_fp8.h"
 #endif
 #ifdef TESSERA_CUDA_KERNELS
@@ -127,6 +127,14 @@ class CudaAccelerator final : public Base {
  protected:
 #ifdef TESSERA_CUDA_KERNELS
   void* stream() const override { return c10::cuda::getCurrentCUDAStream().stream(); }
+#ifdef TESSERA_CUTLASS
+  void add_padded_product(const fp8::Quantized& dy, const fp8::Quantized& u, const RowGroups& padded, at::ScalarType type,
+                          const at::Tensor& gradient) const override {
+    static const bool works = grouped_fp8_gradient_works();
+    const bool fits = dy.codes.size(0) % 16 == 0 && u.codes.size(0) % 16 == 0 && gradient.is_contiguous();
+    works && fits ? multiply_padded(dy, u, padded, gradient) : Base::add_padded_product(dy, u, padded, type, gradient);
+  }
+#endif
 #endif
   at::Tensor product_in(const at::Tensor& a, const at::Tensor& b, at::ScalarType type) const override { return at::mm(a, b, type); }
 
@@ -155,6 +163,49 @@ class CudaAccelerator final : public Base {
   static at::Tensor ends_of(const RowGroups& groups) { return groups.device_offsets.narrow(0, 1, groups.experts()); }
 
 #ifdef TESSERA_CUTLASS
+  /// Whether the gradient comes out as that of the numbers that the codes stand for, with a group of one row and one of none.
+  [[nodiscard]] bool grouped_fp8_gradient_works() const {
+    constexpr int64_t kOut = 272, kIn = 336;
+    const fp8::Scheme by_token{fp8::Format::kE4m3, {128, 1}};
+    const auto options = at::TensorOptions(at::kFloat).device(at::kCUDA);
+    RowGroups groups({0, 1, 1, 205, 320});
+    groups.copy_to(*this);
+    const at::Tensor dy = at::randn({320, kOut}, options), u = at::randn({320, kIn}, options) * at::logspace(-2, 2, kIn, 10.0, options);
+    const at::Tensor expected = at::ones({4 * kOut, kIn}, options), gradient = expected.clone();
+    TensorAccelerator::add_grouped_scaled_gradient(dy, by_token, u, by_token, groups, expected);
+    return agrees("gradients of experts' weights", [&] {
+      const auto [q_dy, q_u, padded] = quantized_by_expert(dy, by_token, u, by_token, groups);
+      multiply_padded(q_dy, q_u, padded, gradient);
+      return gradient;
+    }, expected);
+  }
+
+  void multiply_padded(const fp8::Quantized& dy, const fp8::Quantized& u, const RowGroups& padded, const at::Tensor& gradient) const {
+    const auto experts = static_cast<int32_t>(padded.experts());
+    const at::Tensor workspace = at::empty({static_cast<int64_t>(grouped_fp8_workspace(experts))}, gradient.options().dtype(at::kByte));
+    const char* problem = grouped_fp8_gradient({.dy = dy.codes.const_data_ptr(), .dy_scales = dy.scales.const_data_ptr<float>(), .u = u.codes.const_data_ptr(),
+                                                .u_scales = u.scales.const_data_ptr<float>(), .offsets = padded.device_offsets.const_data_ptr<int32_t>(),
+                                                .gradient = gradient.data_ptr<float>(), .padded = dy.codes.size(1), .out = dy.codes.size(0),
+                                                .in = u.codes.size(0), .experts = experts, .workspace = workspace.data_ptr(), .stream = stream()});
+    TESSERA_CHECK(problem == nullptr, "gradient of experts in FP8: ", problem);
+  }
+
+  /// Whether product() runs and is near `expected`; logged.
+  template <typename Product>
+  static bool agrees(const char* what, const Product& product, const at::Tensor& expected) {
+    try {
+      const double error = ((product().to(at::kFloat) - expected).norm() / expected.norm()).template item<double>();
+      if (error < 0.02) {
+        log::info(what, ": FP8 by CUTLASS");
+        return true;
+      }
+      log::warn(what, ": CUTLASS's FP8 is off by ", error, " on this device; they multiply in bfloat16");
+    } catch (const std::exception& refused) {
+      log::warn(what, ": CUTLASS's FP8 does not run on this device; they multiply in bfloat16 (", refused.what(), ')');
+    }
+    return false;
+  }
+
   static bool suits_grouped_fp8(const fp8::Quantized& x, const fp8::Scheme& scheme_x, const fp8::Quantized& w, const fp8::Scheme& scheme_w,
                                 const RowGroups& groups, at::ScalarType type) {
     const int64_t out = w.codes.size(0) / groups.experts();
@@ -187,17 +238,7 @@ class CudaAccelerator final : public Base {
     const auto x = quantize(at::randn({320, kIn}, options) * magnitudes, by_row, false);
     const auto w = quantize_stack(at::randn({groups.experts() * kOut, kIn}, options) * magnitudes.flip(0), blocks, groups.experts(), false);
     const at::Tensor expected = Base::grouped_scaled_product(x, by_row, w, blocks, groups, at::kFloat);
-    try {
-      const double error = ((grouped_fp8_product(x, w, groups).to(at::kFloat) - expected).norm() / expected.norm()).item<double>();
-      if (error < 0.02) {
-        log::info("experts multiply in FP8 by CUTLASS");
-        return true;
-      }
-      log::warn("CUTLASS's grouped FP8 products are off by ", error, " on this device; experts multiply in bfloat16");
-    } catch (const std::exception& refused) {
-      log::warn("CUTLASS's grouped FP8 products do not run on this device; experts multiply in bfloat16 (", refused.what(), ')');
-    }
-    return false;
+    return agrees("products of experts", [&] { return grouped_fp8_product(x, w, groups); }, expected);
   }
 #endif
 

@@ -65,7 +65,7 @@ at::Tensor padded_offsets(const at::Tensor& offsets) {
 fp8::Quantized quantize_expert_tokens(const at::Tensor& matrix, const fp8::Scheme& scheme, const RowGroups& groups, void* stream) {
   const at::Tensor x = matrix.contiguous();
   const ExpertRows experts{in<int32_t>(groups.device_offsets), static_cast<int32_t>(groups.experts()), padded_rows(x.size(0), groups.experts())};
-  auto [job, q] = quantize_job(x, scheme, {x.size(1), experts.padded}, {x.size(1), experts.padded / 128}, stream);
+  auto [job, q] = quantize_job(x, scheme, {x.size(1), experts.padded}, {experts.padded / 128, x.size(1)}, stream);
   quantize_tokens(job, experts);
   return q;
 }
@@ -251,16 +251,21 @@ void KernelAccelerator::add_grouped_scaled_gradient(const at::Tensor& dy, const 
                                                     const RowGroups& groups, const at::Tensor& gradient) const {
   const bool tokens = scheme_dy.tile == kByToken && scheme_u.tile == kByToken && e4m3(scheme_dy) && e4m3(scheme_u);
   if (!tokens || !known(dy) || !known(u)) return TensorAccelerator::add_grouped_scaled_gradient(dy, scheme_dy, u, scheme_u, groups, gradient);
-  RowGroups padded;
-  padded.device_offsets = padded_offsets(groups.device_offsets);
-  add_padded_product(quantize_expert_tokens(dy, scheme_dy, groups, stream()), quantize_expert_tokens(u, scheme_u, groups, stream()), padded, dy.scalar_type(),
-                     gradient);
+  const ByExpert operands = quantized_by_expert(dy, scheme_dy, u, scheme_u, groups);
+  add_padded_product(operands.dy, operands.u, operands.padded, dy.scalar_type(), gradient);
+}
+
+KernelAccelerator::ByExpert KernelAccelerator::quantized_by_expert(const at::Tensor& dy, const fp8::Scheme& scheme_dy, const at::Tensor& u,
+                                                                   const fp8::Scheme& scheme_u, const RowGroups& groups) const {
+  ByExpert operands{quantize_expert_tokens(dy, scheme_dy, groups, stream()), quantize_expert_tokens(u, scheme_u, groups, stream()), {}};
+  operands.padded.device_offsets = padded_offsets(groups.device_offsets);
+  return operands;
 }
 
 void KernelAccelerator::add_padded_product(const fp8::Quantized& dy, const fp8::Quantized& u, const RowGroups& padded, at::ScalarType type,
                                            const at::Tensor& gradient) const {
-  const fp8::Scheme lines{fp8::Format::kE4m3, kByRow};
-  add_grouped_gradient(dequantize(dy, lines, type).t(), dequantize(u, lines, type).t(), padded, gradient);
+  const auto values = [&](const fp8::Quantized& x) { return dequantize({x.codes, x.scales.t()}, {fp8::Format::kE4m3, kByRow}, type).t(); };
+  add_grouped_gradient(values(dy), values(u), padded, gradient);
 }
 
 void KernelAccelerator::adamw(const std::vector<AdamWUpdate>& updates, const AdamWStep& step) const {

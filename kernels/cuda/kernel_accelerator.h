@@ -43,8 +43,15 @@ class KernelAccelerator : public TensorAccelerator {
   /// cudaStream_t that the thread's work goes to.
   [[nodiscard]] virtual void* stream() const { return nullptr; }
 
-  /// gradient [E out, in] += dy_e^T u_e in `type`, of codes [out, padded] and [in, padded] whose tiles are each group's own: E4M3 with a scale for
-  /// 128 along a line. Here of the numbers that they stand for.
+  struct ByExpert {
+    fp8::Quantized dy, u;
+    RowGroups padded;
+  };
+  [[nodiscard]] ByExpert quantized_by_expert(const at::Tensor& dy, const fp8::Scheme& scheme_dy, const at::Tensor& u, const fp8::Scheme& scheme_u,
+                                             const RowGroups& groups) const;
+
+  /// gradient [E out, in] += dy_e^T u_e in `type`, of E4M3 codes [out, padded] and [in, padded] whose tiles of 1 x 128 are each group's own; scales
+  /// [padded / 128, .]. Here of the numbers that they stand for.
   virtual void add_padded_product(const fp8::Quantized& dy, const fp8::Quantized& u, const RowGroups& padded, at::ScalarType type,
                                   const at::Tensor& gradient) const;
 };

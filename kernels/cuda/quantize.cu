@@ -116,7 +116,7 @@ __global__ void tokens_kernel(Quantize job, ExpertRows experts) {
     uint8_t* codes = job.codes + (first_channel + channel) * line + tile.to;
     const float scale = quantize_tile(tile.room, job.power_of_two_scales, [&](int i) { return shared[i * kPitch + channel]; },
                                       [codes](int i, uint8_t code) { codes[i] = code; });
-    if (Warp::lane() == 0) job.scales[(first_channel + channel) * tiles + blockIdx.x] = scale;
+    if (Warp::lane() == 0) job.scales[experts.offsets == nullptr ? (first_channel + channel) * tiles + blockIdx.x : blockIdx.x * job.columns + first_channel + channel] = scale;
   }
 }
 

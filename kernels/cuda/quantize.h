@@ -28,7 +28,7 @@ struct ExpertRows {
 /// A bound of the padded rows of all experts, whatever the numbers of each.
 [[nodiscard]] constexpr int64_t padded_rows(int64_t rows, int64_t experts) { return (rows / 128 + experts) * 128; }
 /// Tiles of 128 x 1, transposed. codes: [columns, rows]; scales: [columns, ceil(rows / 128)]. Of experts: codes [columns, padded], scales
-/// [columns, padded / 128], each expert's tiles behind the one's before it; what lies behind the last is not written.
+/// [padded / 128, columns], each expert's tiles behind the one's before it; what lies behind the last is not written.
 void quantize_tokens(const Quantize& job, const ExpertRows& experts = {});
 
 /// Tiles of 128 x 128 of `matrices` stacked ones, each with its own. codes: [matrices R, C], or with `transposed` [matrices C, R]; scales the same

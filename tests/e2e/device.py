@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from fp8 import Runs, bits
-from harness import ENVIRONMENT, largest_difference, losses, read_jsonl, run
+from harness import Checks, ENVIRONMENT, largest_difference, losses, read_jsonl, run
 from lora_fp8 import Runs as LoraRuns
 
 PLUGIN = os.environ["TESSERA_DEVICE_PLUGIN"]
@@ -29,12 +29,8 @@ class DeviceRuns(Runs):
 
 
 def main():
-    failures = 0
-
-    def expect(good, text):
-        nonlocal failures
-        failures += not good
-        print(f"{text}{'' if good else '  FAILED'}", flush=True)
+    checks = Checks()
+    expect = checks.expect
 
     with tempfile.TemporaryDirectory() as root:
         runs = DeviceRuns(Path(root))
@@ -80,8 +76,7 @@ def main():
         for name, device_name, text in (("unknown", "tpu", "no device kind is called 'tpu'; known: "), ("without kernels", "idle", "brings no kernels")):
             errors = runs.on(device_name, f"refused {name}", expect=1)
             expect(text in errors, f"a device that is {name}: {errors.strip().splitlines()[-1] if errors.strip() else 'no error'}")
-    print(f"{failures} failures")
-    return 1 if failures else 0
+    return checks.finish()
 
 
 if __name__ == "__main__":

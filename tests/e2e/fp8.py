@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import ENVIRONMENT, ROOT, documents, largest_difference, losses, read_jsonl, run, write_jsonl, write_tokenizer
+from harness import Checks, ENVIRONMENT, ROOT, documents, largest_difference, losses, read_jsonl, run, write_jsonl, write_tokenizer
 
 BOUND, STEPS = 1e-3, 4
 RECIPE = ROOT / "recipes" / "pretrain" / "tiny-deepseek-v3.yaml"
@@ -52,12 +52,8 @@ def bits(output):
 
 
 def main():
-    failures = 0
-
-    def expect(good, text):
-        nonlocal failures
-        failures += not good
-        print(f"{text}{'' if good else '  FAILED'}", flush=True)
+    checks = Checks()
+    expect = checks.expect
 
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(Path(folder))
@@ -101,8 +97,7 @@ def main():
             expect(largest_difference(other, curve[:2]) < 0.01 and other != curve[:2], f"{name}: within {largest_difference(other, curve[:2]):.2e} of blockwise")
         cost = [statistics.median(row["step_seconds"] for row in read_jsonl(output / "metrics.jsonl")[1:]) for output in (float32, reference)]
         print(f"a step takes {cost[1]:.3f} s, in float32 {cost[0]:.3f} s: {cost[1] / cost[0]:.2f} times")
-    print(f"{failures} failed")
-    return 1 if failures else 0
+    return checks.finish()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,22 @@ TEMPLATE = ("{% for m in messages %}{{ '<|' + ('bot' if m.role == 'assistant' el
             "{% endfor %}{% if add_generation_prompt %}{{ '<|bot|>' }}{% endif %}")
 
 
+class Checks:
+    """Counts what is not as expected, and says all of it."""
+
+    def __init__(self):
+        self.failed = 0
+
+    def expect(self, good, text):
+        self.failed += not good
+        print(f"{text}{'' if good else '  FAILED'}", flush=True)
+
+    def finish(self):
+        """The exit status."""
+        print(f"{self.failed} failed")
+        return 1 if self.failed else 0
+
+
 def byte_characters():
     """GPT-2's character for each byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

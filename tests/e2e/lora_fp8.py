@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import (ENVIRONMENT, assert_same_bits, documents, make_model, read_jsonl, read_safetensors, run, write_jsonl,
+from harness import (Checks, ENVIRONMENT, assert_same_bits, documents, make_model, read_jsonl, read_safetensors, run, write_jsonl,
                      write_recipe, write_tokenizer)
 from layouts import DEEPSEEK
 
@@ -62,12 +62,8 @@ class Runs:
 
 
 def main():
-    failures = 0
-
-    def expect(good, text):
-        nonlocal failures
-        failures += not good
-        print(f"{text}{'' if good else '  FAILED'}", flush=True)
+    checks = Checks()
+    expect = checks.expect
 
     def compare(what, found, reference):
         expect(found == reference, f"{what}: {'the same to the bit' if found == reference else 'DIFFERS'}")
@@ -105,8 +101,7 @@ def main():
             products = runs.train("products in fp8", runs.plain, "fp8", precision={"fp8": "blockwise"})
             expect(products[0] != reference[0] and max(abs(a[0] - b[0]) / b[0] for a, b in zip(products[0], reference[0])) < 0.05,
                    f"{name}: products in FP8 too")
-    print(f"{failures} failed")
-    return 1 if failures else 0
+    return checks.finish()
 
 
 if __name__ == "__main__":
