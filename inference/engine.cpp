@@ -49,7 +49,7 @@ std::vector<std::vector<float>> Engine::score(const std::vector<std::vector<int3
       }
     }
     const at::Tensor hidden = model.hidden_states(int_tensor(flat.tokens), int_tensor(flat.positions), flat.segments);
-    const at::Tensor log_probs = model.loss(hidden, targets).log_probs;
+    const at::Tensor log_probs = model.loss(hidden, targets).log_probs.cpu();
     const float* p = log_probs.const_data_ptr<float>();
     for (size_t i = begin; i < end; ++i) {
       if (sequences[i].empty()) continue;

@@ -1,17 +1,18 @@
 #include "inference/generation.h"
 
-#include <ATen/ops/index_select.h>
-#include <ATen/ops/tensor.h>
+#include <ATen/ops/argmax.h>
 
 #include <algorithm>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 
 namespace tessera::inference {
 
 namespace {
 
 int32_t likeliest(const at::Tensor& logits, int64_t row) {
+  if (kernels::accelerator_of(logits) != nullptr) return static_cast<int32_t>(logits.select(0, row).argmax().item<int64_t>());
   const float* values = logits.const_data_ptr<float>() + row * logits.size(1);
   return static_cast<int32_t>(std::max_element(values, values + logits.size(1)) - values);
 }
@@ -91,7 +92,7 @@ void Generation::prefill_prompts(const std::vector<size_t>& chosen) {
   }
   const at::Tensor stream = passes_.prefill(flat, sequences);
   at::Tensor logits, states;
-  if (passes_.has_last() && !chosen.empty()) logits = passes_.logits(stream.index_select(0, at::tensor(last, at::kLong)));
+  if (passes_.has_last() && !chosen.empty()) logits = passes_.logits(Passes::rows(stream, last));
   if (draft_) states = passes_.model().normed(stream);
   for (size_t i = 0; i < chosen.size(); ++i) {
     prompts_.push_back({chosen[i], sequences[i], {}, {}, {}, 0});
@@ -118,7 +119,7 @@ void Generation::start_samples() {
                          static_cast<int64_t>(request.prompt.size())});
       owner.push_back(p);
       results_[started.back().result].prompt_experts = prompt.experts;
-      questions.push_back({prompt.logits.defined() ? prompt.logits.const_data_ptr<float>() : nullptr, started.back().key, 0});
+      questions.push_back({prompt.logits, started.back().key, 0});
     }
   }
   const auto draws = passes_.draw(questions, sampling_);
@@ -205,8 +206,7 @@ void Generation::advance() {
   for (size_t i = 0; i < tokens.size(); ++i) {
     const Running& r = running_[i / static_cast<size_t>(rows_each)];
     const auto row = static_cast<int64_t>(i);
-    questions.push_back({logits.defined() ? logits.const_data_ptr<float>() + row * logits.size(1) : nullptr, r.key,
-                         position(r) + static_cast<uint32_t>(row % rows_each)});
+    questions.push_back({logits.defined() ? logits[row] : at::Tensor(), r.key, position(r) + static_cast<uint32_t>(row % rows_each)});
   }
   const auto draws = passes_.draw(questions, sampling_);
   if (draft_) return advance_drafted(stream, draws, lengths);

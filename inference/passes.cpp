@@ -3,9 +3,11 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/threads.h"
 
 namespace tessera::inference {
@@ -45,7 +47,7 @@ void Flat::add(const std::vector<int32_t>& sequence) {
 }
 
 Passes::Passes(ModelLayout layout, bool drafts, bool records)
-    : layout_(std::move(layout)), cache_(layers_here(layout_, drafts), any_model(layout_).cache_row()), records_(records) {}
+    : layout_(std::move(layout)), cache_(layers_here(layout_, drafts), any_model(layout_).cache_row(), any_model(layout_).activations()), records_(records) {}
 
 const model::ModelConfig& Passes::config() const { return any_model(layout_).config(); }
 
@@ -72,14 +74,19 @@ at::Tensor Passes::through_stages(const at::Tensor& tokens, const Run& run) {
       continue;
     }
     if (s > 0 && layout_.stages[s - 1].holder != stage.holder) {
-      stream = at::empty({tokens.size(0), config().hidden_size}, at::kFloat);
+      stream = at::empty({tokens.size(0), config().hidden_size}, stage.model->activations());
       layout_.pipeline->exchange({}, {{stream, layout_.stages[s - 1].holder, kTag}}, "generation")->wait();
     }
     stream = run(*stage.model, stream);
     if (s + 1 < layout_.stages.size() && layout_.stages[s + 1].holder != stage.holder)
       layout_.pipeline->exchange({{stream.contiguous(), layout_.stages[s + 1].holder, kTag}}, {}, "generation")->wait();
   }
+  for (auto& [layer, experts] : choices_) experts = experts.cpu();
   return stream;
+}
+
+at::Tensor Passes::rows(const at::Tensor& stream, const std::vector<int64_t>& indices) {
+  return stream.index_select(0, kernels::beside(stream, at::tensor(indices, at::kLong)));
 }
 
 at::Tensor Passes::prefill(Flat& flat, const std::vector<int64_t>& sequences) {
@@ -105,12 +112,37 @@ at::Tensor Passes::logits(const at::Tensor& hidden) const {
   return layout_.stages.back().model->logits(hidden);
 }
 
+void Passes::draw_there(const std::vector<Question>& questions, const SamplingConfig& sampling, std::vector<Draw>& draws) {
+  std::vector<at::Tensor> rows;
+  for (const Question& q : questions) rows.push_back(q.logits);
+  const at::Tensor logits = at::stack(rows);
+  const auto count = static_cast<int64_t>(questions.size()), vocabulary = logits.size(1);
+  const bool greedy = sampling.temperature == 0, all = sampling.top_p >= 1 && (sampling.top_k == 0 || sampling.top_k >= vocabulary);
+  if (!greedy && !all) {  // these sort, which the host does
+    const at::Tensor host = logits.cpu().to(at::kFloat);
+    kernels::for_each_task(count, [&](int64_t i) {
+      const Question& q = questions[static_cast<size_t>(i)];
+      draws[static_cast<size_t>(i)] = draw_token(host.const_data_ptr<float>() + i * vocabulary, vocabulary, sampling, q.sample, q.position);
+    });
+    return;
+  }
+  at::Tensor uniforms = at::empty({count}, at::kDouble);
+  for (int64_t i = 0; i < count; ++i)
+    uniforms.data_ptr<double>()[i] = sampling_uniform(sampling, questions[static_cast<size_t>(i)].sample, questions[static_cast<size_t>(i)].position);
+  const at::Tensor drawn =
+      kernels::accelerator_of(logits)->draw_tokens(logits, kernels::beside(logits, uniforms), greedy ? 1.0 : 1.0 / sampling.temperature, greedy).cpu();
+  const double* row = drawn.const_data_ptr<double>();
+  for (size_t i = 0; i < draws.size(); ++i) draws[i] = {static_cast<int32_t>(row[2 * i]), static_cast<float>(row[2 * i + 1])};
+}
+
 std::vector<Draw> Passes::draw(const std::vector<Question>& questions, const SamplingConfig& sampling) {
   std::vector<Draw> draws(questions.size());
-  if (has_last()) {
+  if (has_last() && !questions.empty() && kernels::accelerator_of(questions[0].logits) != nullptr) {
+    draw_there(questions, sampling, draws);
+  } else if (has_last()) {
     kernels::for_each_task(static_cast<int64_t>(questions.size()), [&](int64_t i) {
       const Question& q = questions[static_cast<size_t>(i)];
-      draws[static_cast<size_t>(i)] = draw_token(q.logits, config().vocab_size, sampling, q.sample, q.position);
+      draws[static_cast<size_t>(i)] = draw_token(q.logits.const_data_ptr<float>(), config().vocab_size, sampling, q.sample, q.position);
     });
   }
   if (several(layout_.pipeline) && !draws.empty()) {

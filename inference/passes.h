@@ -59,7 +59,7 @@ class Passes final {
   [[nodiscard]] const moe::LayerChoices& choices() const { return choices_; }
 
   struct Question {
-    const float* logits = nullptr;  // [V]; only where the last layer is
+    at::Tensor logits;  // [V]; only where the last layer is
     uint64_t sample = 0;
     uint32_t position = 0;
   };
@@ -68,8 +68,12 @@ class Passes final {
   [[nodiscard]] bool has_last() const { return layout_.stages.back().model != nullptr; }
   /// Of rows of the residual stream, where the last layer is; elsewhere undefined.
   [[nodiscard]] at::Tensor logits(const at::Tensor& hidden) const;
+  /// Rows [indices] of the residual stream.
+  [[nodiscard]] static at::Tensor rows(const at::Tensor& stream, const std::vector<int64_t>& indices);
 
  private:
+  /// Draws on the device that the logits lie on, for all questions at once.
+  static void draw_there(const std::vector<Question>& questions, const SamplingConfig& sampling, std::vector<Draw>& draws);
   template <typename Run>
   at::Tensor through_stages(const at::Tensor& tokens, const Run& run);
 

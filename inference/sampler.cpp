@@ -74,6 +74,10 @@ int64_t pick(const float* weights, const double* block_sums, int64_t count, doub
 
 }  // namespace
 
+double sampling_uniform(const SamplingConfig& config, uint64_t sequence, uint32_t position) {
+  return random_uniform(config.seed, kSite, sequence, position);
+}
+
 Draw draw_token(const float* logits, int64_t vocabulary, const SamplingConfig& config, uint64_t sequence, uint32_t position) {
   const float* best = first_maximum(logits, vocabulary);
   const bool greedy = config.temperature == 0;
@@ -89,7 +93,7 @@ Draw draw_token(const float* logits, int64_t vocabulary, const SamplingConfig& c
     return Draw{static_cast<int32_t>(token), static_cast<float>((double{logits[token]} - *best) * inverse_temperature - std::log(total))};
   };
   if (greedy) return drawn(best - logits);
-  const double uniform = random_uniform(config.seed, kSite, sequence, position);
+  const double uniform = sampling_uniform(config, sequence, position);
   const bool some = config.top_k > 0 && config.top_k < vocabulary;
   if (!some && config.top_p >= 1) return drawn(pick(weights.data(), sums.data(), vocabulary, uniform * total));
 

@@ -26,6 +26,9 @@ struct Draw {
   float log_prob = 0;  // natural, of the whole distribution at the temperature (at 1 when greedy)
 };
 
+/// What a draw is made from, in [0, 1).
+[[nodiscard]] double sampling_uniform(const SamplingConfig& config, uint64_t sequence, uint32_t position);
+
 /// logits: [V]. The draw depends on (seed, sequence, position) only. Greedy takes the first maximum.
 [[nodiscard]] Draw draw_token(const float* logits, int64_t vocabulary, const SamplingConfig& config, uint64_t sequence, uint32_t position);
 

@@ -62,6 +62,10 @@ class Accelerator {
   virtual void attend_backward(const HeadLayout& layout, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out, const at::Tensor& lse,
                                const at::Tensor& d_out, const Operands& gradients) const = 0;
 
+  /// As in attention.h. Addresses are the device's, of what q and rows are made of.
+  virtual void store_rows(const at::Tensor& rows, const std::vector<void*>& to, int64_t offset) const = 0;
+  virtual at::Tensor attend_cached(const at::Tensor& q, const AttentionShape& shape, int64_t value_dim, const CachedRows& cached) const = 0;
+
   /// [T, K] int32, best first; among equals the lower index. scores: [T, E]; bias: [E] or undefined.
   virtual at::Tensor choose_experts(const at::Tensor& scores, const at::Tensor& bias, const ExpertChoice& rules) const = 0;
   /// Rows sorted by expert, within an expert by token; experts: [T, K] int32, all in [0, num_experts).
@@ -85,6 +89,9 @@ class Accelerator {
   virtual void softmax_rows(const at::Tensor& logits, const at::Tensor& ids, float inverse_temperature, const at::Tensor& softmax) const = 0;
   virtual void softmax_gradient(const at::Tensor& logits, const at::Tensor& ids, const at::Tensor& weights, float inverse_temperature,
                                 const at::Tensor& softmax) const = 0;
+  /// Tokens drawn from softmax(logits inverse_temperature), [N, 2] float64: the token at uniforms[n] of the way through the probabilities, or the
+  /// first of the likeliest with `greedy`, and its log-probability. logits: [N, V]; uniforms: [N] float64 in [0, 1).
+  virtual at::Tensor draw_tokens(const at::Tensor& logits, const at::Tensor& uniforms, double inverse_temperature, bool greedy) const = 0;
   /// y[indices[i]] += rows[i], in order. indices: [N] int64.
   virtual void add_rows(const at::Tensor& rows, const at::Tensor& indices, const at::Tensor& y) const = 0;
 

@@ -167,9 +167,18 @@ at::Tensor attention(const at::Tensor& qkv, const AttentionShape& shape, const s
   return apply(qkv, shape, segments, positions, rope, &norms);
 }
 
+void store_rows(const at::Tensor& rows, const std::vector<void*>& to, int64_t offset) {
+  TESSERA_CHECK(rows.size(0) == static_cast<int64_t>(to.size()) && rows.stride(1) == 1, "stored rows ", rows.sizes(), " at ", to.size(), " addresses");
+  if (const Accelerator* device = accelerator_of(rows)) return device->store_rows(rows, to, offset);
+  for (size_t i = 0; i < to.size(); ++i)
+    std::memcpy(static_cast<float*>(to[i]) + offset, rows.const_data_ptr<float>() + static_cast<int64_t>(i) * rows.stride(0),
+                static_cast<size_t>(rows.size(1)) * sizeof(float));
+}
+
 at::Tensor attention_decode(const at::Tensor& q, const AttentionShape& shape, int64_t value_dim, const CachedRows& cached) {
   const int64_t count = cached.queries(), heads = shape.heads, kv_heads = shape.key_value_heads, group = heads / kv_heads;
   TESSERA_CHECK(q.is_contiguous() && q.numel() == count * heads * shape.head_dim, "attention_decode of ", q.sizes());
+  if (const Accelerator* device = accelerator_of(q)) return device->attend_cached(q, shape, value_dim, cached);
   at::Tensor out = at::empty({count, heads * value_dim}, q.options());
   const float* queries = q.const_data_ptr<float>();
   float* result = out.data_ptr<float>();

@@ -53,7 +53,10 @@ void rotate(const at::Tensor& qkv, const AttentionShape& shape, const at::Tensor
 /// Normalises the query and key heads of qkv in place, without autograd.
 void normalize_heads(const at::Tensor& qkv, const AttentionShape& shape, const HeadNorms& norms);
 
-/// Keys and values of one sequence for each query token, as runs of rows `stride` floats apart: those of query i are
+/// Copies rows [N, R] of a matrix to addresses on its device, `offset` numbers behind each.
+void store_rows(const at::Tensor& rows, const std::vector<void*>& to, int64_t offset = 0);
+
+/// Keys and values of one sequence for each query token, as runs of rows `stride` numbers apart: those of query i are
 /// runs[first_run[i]] to runs[first_run[i + 1] - 1]. In a row the keys of all key/value heads come first; the values begin at
 /// `values_begin`.
 struct CachedRows {

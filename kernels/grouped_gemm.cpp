@@ -241,7 +241,7 @@ struct DeviceGroupedLinearFunction : torch::autograd::Function<DeviceGroupedLine
 at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, const RowGroups& groups, PassKind kind) {
   if (accelerator_of(x) != nullptr) {
     spec.weight->await();
-    if (spec.fp8) return fp8::device_grouped_linear(x, nullptr, spec, groups);
+    if (spec.fp8 && kind == PassKind::kTraining) return fp8::device_grouped_linear(x, nullptr, spec, groups);
     return DeviceGroupedLinearFunction::apply(x, spec.weight->value, &spec, groups);
   }
   const std::vector<int64_t>& offsets = groups.offsets;
@@ -255,7 +255,7 @@ at::Tensor grouped_linear(const at::Tensor& x, const GroupedLinearSpec& spec, co
 }
 
 at::Tensor grouped_linear(const at::Tensor& tokens, const RowMapPtr& map, const GroupedLinearSpec& spec, const RowGroups& groups, PassKind kind) {
-  if (accelerator_of(tokens) == nullptr || !spec.fp8) return grouped_linear(gather_rows(tokens, map), spec, groups, kind);
+  if (accelerator_of(tokens) == nullptr || !spec.fp8 || kind != PassKind::kTraining) return grouped_linear(gather_rows(tokens, map), spec, groups, kind);
   spec.weight->await();
   return fp8::device_grouped_linear(tokens, map, spec, groups);
 }

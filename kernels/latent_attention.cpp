@@ -96,6 +96,11 @@ at::Tensor latent_attention(const at::Tensor& q, const at::Tensor& kv, const at:
 
 at::Tensor absorb_queries(const at::Tensor& q, const at::Tensor& w, const LatentShape& s) {
   const int64_t tokens = q.size(0), latent = w.size(1), qk_dim = s.nope_dim + s.rope_dim, row = latent + s.rope_dim;
+  if (accelerator_of(q) != nullptr) {
+    const at::Tensor heads = heads_of(q, s.heads, qk_dim, qk_dim).transpose(0, 1), up = w.view({s.heads, s.nope_dim + s.value_dim, latent});
+    const at::Tensor absorbed = heads.narrow(2, 0, s.nope_dim).bmm(up.narrow(1, 0, s.nope_dim));
+    return at::cat({absorbed, heads.narrow(2, s.nope_dim, s.rope_dim)}, 2).transpose(0, 1).contiguous();
+  }
   at::Tensor absorbed = at::empty({tokens, s.heads, row}, q.options());
   const RowView queries = row_view(q);
   const float* up = w.const_data_ptr<float>();
@@ -112,6 +117,10 @@ at::Tensor absorb_queries(const at::Tensor& q, const at::Tensor& w, const Latent
 
 at::Tensor expand_values(const at::Tensor& mixed, const at::Tensor& w, const LatentShape& s) {
   const int64_t tokens = mixed.size(0), latent = w.size(1);
+  if (accelerator_of(mixed) != nullptr) {
+    const at::Tensor up = w.view({s.heads, s.nope_dim + s.value_dim, latent}).narrow(1, s.nope_dim, s.value_dim);
+    return mixed.view({tokens, s.heads, latent}).transpose(0, 1).bmm(up.transpose(1, 2)).transpose(0, 1).reshape({tokens, s.heads * s.value_dim});
+  }
   at::Tensor values = at::empty({tokens, s.heads * s.value_dim}, mixed.options());
   const float *from = mixed.const_data_ptr<float>(), *up = w.const_data_ptr<float>();
   float* to = values.data_ptr<float>();

@@ -207,7 +207,7 @@ at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor&
 
 at::Tensor linear_prefill(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
   await(spec);
-  if (x.size(0) >= kSteadyRows || x.size(0) == 0) {
+  if (x.size(0) >= kSteadyRows || x.size(0) == 0 || accelerator_of(x) != nullptr) {
     const at::Tensor u = apply_prologue(x, spec, nullptr);
     at::Tensor y = product_with_residual(u, spec.weight->values(), spec, residual);
     add_adapters(u, spec, y);
@@ -223,6 +223,7 @@ at::Tensor linear_prefill(const at::Tensor& x, const LinearSpec& spec, const at:
 }
 
 at::Tensor linear_decode(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
+  if (accelerator_of(x) != nullptr) return linear_prefill(x, spec, residual);
   await(spec);
   const at::Tensor u = apply_prologue(x, spec, nullptr);
   at::Tensor y = few_rows(u, *spec.weight);

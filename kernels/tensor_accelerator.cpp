@@ -203,6 +203,45 @@ void TensorAccelerator::attend_backward(const HeadLayout& l, const Operands& ope
   }
 }
 
+namespace {
+
+/// Memory that `like`'s device and type have at an address.
+at::Tensor memory_at(const void* address, at::IntArrayRef sizes, at::IntArrayRef strides, const at::Tensor& like) {
+  return at::for_blob(const_cast<void*>(address), sizes).strides(strides).options(like.options()).target_device(like.device()).make_tensor();
+}
+
+}  // namespace
+
+void TensorAccelerator::store_rows(const at::Tensor& rows, const std::vector<void*>& to, int64_t offset) const {
+  for (size_t i = 0; i < to.size(); ++i)
+    memory_at(static_cast<char*>(to[i]) + offset * rows.element_size(), {rows.size(1)}, {1}, rows).copy_(rows[static_cast<int64_t>(i)]);
+}
+
+at::Tensor TensorAccelerator::attend_cached(const at::Tensor& q, const AttentionShape& shape, int64_t value_dim, const CachedRows& cached) const {
+  const int64_t kv_heads = shape.key_value_heads, group = shape.heads / kv_heads;
+  std::vector<at::Tensor> outputs;
+  for (int64_t i = 0; i < cached.queries(); ++i) {
+    std::vector<at::Tensor> keys, values;
+    for (size_t r = cached.first_run[static_cast<size_t>(i)]; r < cached.first_run[static_cast<size_t>(i) + 1]; ++r) {
+      const CachedRun& run = cached.runs[r];
+      const char* begin = static_cast<const char*>(run.rows);
+      keys.push_back(memory_at(begin, {run.count, kv_heads, shape.head_dim}, {cached.stride, shape.head_dim, 1}, q));
+      values.push_back(memory_at(begin + cached.values_begin * q.element_size(), {run.count, kv_heads, value_dim}, {cached.stride, value_dim, 1}, q));
+    }
+    const at::Tensor k = wide(at::cat(keys)).permute({1, 2, 0}), v = wide(at::cat(values)).transpose(0, 1);  // [K, D, n], [K, n, W]
+    const at::Tensor queries = wide(q.reshape({cached.queries(), kv_heads, group, shape.head_dim})[i]);
+    outputs.push_back(queries.bmm(k).mul_(shape.scale).softmax(2).bmm(v).view({shape.heads * value_dim}));
+  }
+  return at::stack(outputs).to(q.scalar_type());
+}
+
+at::Tensor TensorAccelerator::draw_tokens(const at::Tensor& logits, const at::Tensor& uniforms, double inverse_temperature, bool greedy) const {
+  const at::Tensor all = at::log_softmax(logits.to(at::kDouble) * inverse_temperature, 1);
+  const at::Tensor passed = all.exp().cumsum(1);
+  const at::Tensor place = greedy ? all.argmax(1, true) : at::searchsorted(passed, (uniforms * passed.select(1, -1)).unsqueeze(1), false, /*right=*/true).clamp_max(logits.size(1) - 1);
+  return at::cat({place.to(at::kDouble), all.gather(1, place)}, 1);
+}
+
 at::Tensor TensorAccelerator::choose_experts(const at::Tensor& scores, const at::Tensor& bias, const ExpertChoice& rules) const {
   // A stable sort keeps the lower index first among equals.
   const auto order = [](const at::Tensor& values) { return std::get<1>(at::sort(values, /*stable=*/true, 1, /*descending=*/true)); };

@@ -30,6 +30,9 @@ class TensorAccelerator : public Accelerator {
   void attend(const HeadLayout& layout, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out, const at::Tensor& lse) const override;
   void attend_backward(const HeadLayout& layout, const Operands& operands, const SegmentPlan& plan, const at::Tensor& out, const at::Tensor& lse,
                        const at::Tensor& d_out, const Operands& gradients) const override;
+  void store_rows(const at::Tensor& rows, const std::vector<void*>& to, int64_t offset) const override;
+  at::Tensor attend_cached(const at::Tensor& q, const AttentionShape& shape, int64_t value_dim, const CachedRows& cached) const override;
+  at::Tensor draw_tokens(const at::Tensor& logits, const at::Tensor& uniforms, double inverse_temperature, bool greedy) const override;
   at::Tensor choose_experts(const at::Tensor& scores, const at::Tensor& bias, const ExpertChoice& rules) const override;
   RowMapPtr sort_by_expert(const at::Tensor& experts, int64_t num_experts, RowGroups& groups) const override;
   at::Tensor gather_rows(const at::Tensor& x, const RowMap& map) const override;

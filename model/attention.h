@@ -21,7 +21,7 @@ class Attention {
   /// One query a row of x over cached rows; stores its own row first. Without autograd.
   virtual at::Tensor decode(const at::Tensor& x_TD, const Pass& pass, int64_t layer) = 0;
 
-  /// Floats a token and layer in the cache.
+  /// Numbers a token and layer in the cache.
   [[nodiscard]] virtual int64_t cache_row() const = 0;
   [[nodiscard]] virtual std::vector<LinearLayer*> linears() = 0;
   virtual void list_weights(const std::string& prefix, std::vector<NamedWeight>& list) const = 0;
@@ -31,7 +31,11 @@ class Attention {
 [[nodiscard]] std::unique_ptr<Attention> make_grouped_attention(const ModelConfig& config);
 [[nodiscard]] std::unique_ptr<Attention> make_latent_attention(const ModelConfig& config);
 
-/// Where decoding reads: the rows that each token sees, `values_begin` floats into a row the values.
+/// Addresses in the cache: of each sequence's newest token, and of the tokens of whole segments, which lie end to end.
+[[nodiscard]] std::vector<void*> newest_rows(const Pass& pass, int64_t layer);
+[[nodiscard]] std::vector<void*> segment_rows(const Pass& pass, int64_t layer);
+
+/// Where decoding reads: the rows that each token sees, `values_begin` numbers into a row the values.
 [[nodiscard]] kernels::CachedRows cached_rows(const Pass& pass, int64_t layer, int64_t values_begin);
 
 }  // namespace tessera::model

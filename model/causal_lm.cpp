@@ -52,10 +52,11 @@ void CausalLM::ensure_positions(const at::Tensor& positions) {
   rope_ = {beside_weights(rope_.cos), beside_weights(rope_.sin)};
 }
 
-at::Tensor CausalLM::beside_weights(const at::Tensor& x) const {
-  const auto& somewhere = shard_.has_embedding() ? embedding_->value : blocks_.front()->linears().front()->spec.norm->value;
-  return kernels::beside(somewhere, x);
+const at::Tensor& CausalLM::somewhere() const {
+  return shard_.has_embedding() ? embedding_->value : blocks_.front()->linears().front()->spec.norm->value;
 }
+
+at::Tensor CausalLM::beside_weights(const at::Tensor& x) const { return kernels::beside(somewhere(), x); }
 
 void CausalLM::use_fp8(const kernels::fp8::Recipe& recipe) {
   for (const auto& block : blocks_) block->use_fp8(recipe);
@@ -127,9 +128,9 @@ at::Tensor CausalLM::prefill(const at::Tensor& input, const at::Tensor& position
   at::NoGradGuard no_grad;
   ensure_positions(positions);
   for (size_t i = 0; i < segments.size(); ++i) cache.reserve(sequences[i], segments[i].length);
-  const Pass pass{.kind = PassKind::kPrefill, .positions = positions, .segments = segments, .rope = &rope_, .routing = {.record = record},
-                  .cache = &cache, .sequences = sequences};
-  at::Tensor x_TD = shard_.first ? kernels::embedding(input, embedding_) : input;
+  const Pass pass{.kind = PassKind::kPrefill, .positions = beside_weights(positions), .segments = segments, .rope = &rope_,
+                  .routing = {.record = record}, .cache = &cache, .sequences = sequences};
+  at::Tensor x_TD = shard_.first ? kernels::embedding(beside_weights(input), embedding_) : input;
   for (const auto& block : blocks_) x_TD = block->forward(x_TD, pass);
   return x_TD;
 }
@@ -146,7 +147,8 @@ at::Tensor CausalLM::decode(const at::Tensor& input, const std::vector<int64_t>&
   }
   for (const auto& [sequence, length] : lengths) cache.reserve(sequence, length);
   ensure_positions(pass.positions);
-  at::Tensor x_TD = shard_.first ? kernels::embedding(input, embedding_) : input;
+  pass.positions = beside_weights(pass.positions);
+  at::Tensor x_TD = shard_.first ? kernels::embedding(beside_weights(input), embedding_) : input;
   for (const auto& block : blocks_) x_TD = block->decode(x_TD, pass);
   return x_TD;
 }
@@ -154,9 +156,10 @@ at::Tensor CausalLM::decode(const at::Tensor& input, const std::vector<int64_t>&
 at::Tensor CausalLM::draft_prefill(const at::Tensor& next, const at::Tensor& states, const at::Tensor& positions,
                                    const std::vector<Segment>& segments, const std::vector<int64_t>& sequences, KvCache& cache) {
   at::NoGradGuard no_grad;
-  const Pass pass{.kind = PassKind::kPrefill, .positions = positions, .segments = segments, .rope = &rope_, .cache = &cache, .sequences = sequences};
-  const at::Tensor output_TD = mtp_.front()->forward(kernels::embedding(next, embedding_), states, pass);
-  return kernels::linear_decode(output_TD.index_select(0, last_rows(segments)), mtp_.front()->head());
+  const Pass pass{.kind = PassKind::kPrefill, .positions = beside_weights(positions), .segments = segments, .rope = &rope_, .cache = &cache,
+                  .sequences = sequences};
+  const at::Tensor output_TD = mtp_.front()->forward(kernels::embedding(beside_weights(next), embedding_), states, pass);
+  return kernels::linear_decode(output_TD.index_select(0, beside_weights(last_rows(segments))), mtp_.front()->head());
 }
 
 at::Tensor CausalLM::draft_decode(DraftRows& rows, const at::Tensor& states, const std::vector<int64_t>& last, KvCache& cache) {
@@ -167,10 +170,11 @@ at::Tensor CausalLM::draft_decode(DraftRows& rows, const at::Tensor& states, con
     pass.positions.data_ptr<int32_t>()[i] = static_cast<int32_t>(rows.positions[i]);
     pass.keys.push_back(rows.positions[i] + 1);
   }
-  const at::Tensor tokens = at::from_blob(rows.tokens.data(), {rows.size()}, at::kInt);
-  const at::Tensor state_TD = states.index_select(0, at::tensor(rows.states, at::kLong));
+  pass.positions = beside_weights(pass.positions);
+  const at::Tensor tokens = beside_weights(at::from_blob(rows.tokens.data(), {rows.size()}, at::kInt));
+  const at::Tensor state_TD = states.index_select(0, beside_weights(at::tensor(rows.states, at::kLong)));
   const at::Tensor output_TD = mtp_.front()->decode(kernels::embedding(tokens, embedding_), state_TD, pass);
-  return kernels::linear_decode(output_TD.index_select(0, at::tensor(last, at::kLong)), mtp_.front()->head());
+  return kernels::linear_decode(output_TD.index_select(0, beside_weights(at::tensor(last, at::kLong))), mtp_.front()->head());
 }
 
 std::vector<NamedWeight> CausalLM::main_weights() const {

@@ -58,6 +58,8 @@ class CausalLM final {
   /// A cache for the layers here, and for the first MTP module if it drafts.
   [[nodiscard]] std::vector<int64_t> cached_layers(bool drafts = false) const;
   [[nodiscard]] int64_t cache_row() const { return blocks_.front()->cache_row(); }
+  /// Where activations lie, and of what type they are.
+  [[nodiscard]] at::TensorOptions activations() const { return somewhere().options(); }
 
   /// Prompts laid end to end, one a segment, each into a sequence of `cache`. `input` as for hidden_states; returns the
   /// residual stream [T, D]. `record`, here and in decode(), gets the experts that were chosen.
@@ -105,6 +107,8 @@ class CausalLM final {
 
  private:
   [[nodiscard]] Recompute recomputation() const;
+  /// One of the weights here.
+  [[nodiscard]] const at::Tensor& somewhere() const;
   [[nodiscard]] at::Tensor beside_weights(const at::Tensor& x) const;
   void ensure_positions(const at::Tensor& positions);
   [[nodiscard]] int uses(const kernels::ParameterPtr& parameter, int modules) const;

@@ -1,6 +1,6 @@
 #include <cmath>
-#include <cstring>
 
+#include "core/error.h"
 #include "model/attention.h"
 
 namespace tessera::model {
@@ -26,7 +26,7 @@ class GroupedAttention final : public Attention {
     if (pass.kind != PassKind::kTraining) {
       if (normalized_) kernels::normalize_heads(qkv, shape_, norms_);
       mixed = kernels::attention(qkv, shape_, pass.segments, pass.positions, *pass.rope);  // rotates qkv in place
-      if (pass.cache != nullptr) store_segments(qkv, pass, layer);
+      if (pass.cache != nullptr) kernels::store_rows(keys_and_values(qkv), segment_rows(pass, layer));
     } else if (normalized_) {
       mixed = kernels::attention(qkv, shape_, pass.segments, pass.positions, *pass.rope, norms_);
     } else {
@@ -39,8 +39,7 @@ class GroupedAttention final : public Attention {
     const at::Tensor qkv = run_linear(pass, x_TD, qkv_);
     if (normalized_) kernels::normalize_heads(qkv, shape_, norms_);
     kernels::rotate(qkv, shape_, pass.positions, *pass.rope);
-    for (size_t i = 0; i < pass.sequences.size(); ++i)
-      store(qkv, static_cast<int64_t>(i), pass.cache->row(layer, pass.sequences[i], pass.keys[i] - 1));
+    kernels::store_rows(keys_and_values(qkv), newest_rows(pass, layer));
     const at::Tensor q = qkv.narrow(1, 0, shape_.heads * shape_.head_dim).contiguous();
     const at::Tensor mixed = kernels::attention_decode(q, shape_, shape_.head_dim,
                                                        cached_rows(pass, layer, shape_.key_value_heads * shape_.head_dim));
@@ -60,16 +59,7 @@ class GroupedAttention final : public Attention {
   }
 
  private:
-  /// Keys and values of one token to its row of the cache.
-  void store(const at::Tensor& qkv, int64_t token, float* row) const {
-    std::memcpy(row, qkv.const_data_ptr<float>() + token * shape_.row() + shape_.heads * shape_.head_dim,
-                static_cast<size_t>(cache_row()) * sizeof(float));
-  }
-  void store_segments(const at::Tensor& qkv, const Pass& pass, int64_t layer) const {
-    for (size_t i = 0; i < pass.segments.size(); ++i)
-      for (int64_t t = 0; t < pass.segments[i].length; ++t)
-        store(qkv, pass.segments[i].start + t, pass.cache->row(layer, pass.sequences[i], t));
-  }
+  [[nodiscard]] at::Tensor keys_and_values(const at::Tensor& qkv) const { return qkv.narrow(1, shape_.heads * shape_.head_dim, cache_row()); }
 
   kernels::AttentionShape shape_;
   bool normalized_;
@@ -85,8 +75,23 @@ std::unique_ptr<Attention> make_attention(const ModelConfig& config) {
   return config.attention == AttentionKind::kLatent ? make_latent_attention(config) : make_grouped_attention(config);
 }
 
+std::vector<void*> newest_rows(const Pass& pass, int64_t layer) {
+  std::vector<void*> rows;
+  for (size_t i = 0; i < pass.sequences.size(); ++i) rows.push_back(pass.cache->row(layer, pass.sequences[i], pass.keys[i] - 1));
+  return rows;
+}
+
+std::vector<void*> segment_rows(const Pass& pass, int64_t layer) {
+  std::vector<void*> rows;
+  for (size_t i = 0; i < pass.segments.size(); ++i) {
+    TESSERA_CHECK(pass.segments[i].start == static_cast<int64_t>(rows.size()), "prompts lie end to end");
+    for (int64_t t = 0; t < pass.segments[i].length; ++t) rows.push_back(pass.cache->row(layer, pass.sequences[i], t));
+  }
+  return rows;
+}
+
 kernels::CachedRows cached_rows(const Pass& pass, int64_t layer, int64_t values_begin) {
-  kernels::CachedRows rows{.runs = {}, .stride = pass.cache->row_floats(), .values_begin = values_begin};
+  kernels::CachedRows rows{.runs = {}, .stride = pass.cache->row_size(), .values_begin = values_begin};
   for (size_t i = 0; i < pass.sequences.size(); ++i) {
     pass.cache->list_runs(layer, pass.sequences[i], pass.keys[i], rows.runs);
     rows.first_run.push_back(rows.runs.size());

@@ -8,7 +8,8 @@
 
 namespace tessera::model {
 
-KvCache::KvCache(const std::vector<int64_t>& layers, int64_t row) : layers_(static_cast<int64_t>(layers.size())), row_(row) {
+KvCache::KvCache(const std::vector<int64_t>& layers, int64_t row, at::TensorOptions options)
+    : layers_(static_cast<int64_t>(layers.size())), row_(row), options_(options) {
   for (size_t i = 0; i < layers.size(); ++i) {
     const auto layer = static_cast<size_t>(layers[i]);
     index_.resize(std::max(index_.size(), layer + 1), -1);
@@ -55,22 +56,22 @@ void KvCache::reserve(int64_t number, int64_t length) {
   while (sequence.begin + static_cast<int64_t>(sequence.pages.size()) * kPageTokens < length) {
     if (free_pages_.empty()) {
       free_pages_.push_back(static_cast<int64_t>(pages_.size()));
-      pages_.push_back(at::empty({layers_, kPageTokens, row_}, at::kFloat));
+      pages_.push_back(at::empty({layers_, kPageTokens, row_}, options_));
     }
     sequence.pages.push_back(free_pages_.back());
     free_pages_.pop_back();
   }
 }
 
-float* KvCache::page(int64_t layer, int64_t page) const {
-  return pages_[static_cast<size_t>(page)].mutable_data_ptr<float>() + index_[static_cast<size_t>(layer)] * kPageTokens * row_;
+char* KvCache::page(int64_t layer, int64_t page) const {
+  return static_cast<char*>(pages_[static_cast<size_t>(page)].mutable_data_ptr()) + index_[static_cast<size_t>(layer)] * kPageTokens * row_bytes();
 }
 
-float* KvCache::row(int64_t layer, int64_t number, int64_t position) {
+void* KvCache::row(int64_t layer, int64_t number, int64_t position) {
   const Sequence& sequence = at(number);
   const int64_t own = position - sequence.begin;
   TESSERA_CHECK(own >= 0 && own < static_cast<int64_t>(sequence.pages.size()) * kPageTokens, "cached sequence ", number, " position ", position);
-  return page(layer, sequence.pages[static_cast<size_t>(own / kPageTokens)]) + own % kPageTokens * row_;
+  return page(layer, sequence.pages[static_cast<size_t>(own / kPageTokens)]) + own % kPageTokens * row_bytes();
 }
 
 void KvCache::list_runs(int64_t layer, int64_t number, int64_t count, std::vector<kernels::CachedRun>& runs) const {
@@ -80,6 +81,6 @@ void KvCache::list_runs(int64_t layer, int64_t number, int64_t count, std::vecto
     runs.push_back({page(layer, sequence.pages[static_cast<size_t>(own / kPageTokens)]), std::min(kPageTokens, count - sequence.begin - own)});
 }
 
-int64_t KvCache::bytes() const { return static_cast<int64_t>(pages_.size()) * layers_ * kPageTokens * row_ * 4; }
+int64_t KvCache::bytes() const { return static_cast<int64_t>(pages_.size()) * layers_ * kPageTokens * row_bytes(); }
 
 }  // namespace tessera::model

@@ -3,7 +3,6 @@
 #include <ATen/ops/split_with_sizes.h>
 
 #include <cmath>
-#include <cstring>
 
 #include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
@@ -57,16 +56,14 @@ class LatentAttention final : public Attention {
                         }), out_, x_TD);
     const Projected p = split(stacked, pass);
     const at::Tensor mixed = mix(p, pass);
-    if (pass.cache != nullptr) store_segments(p, pass, layer);
+    if (pass.cache != nullptr) store(normed_latent(p), p.k_rope_TR, segment_rows(pass, layer));
     return run_linear(pass, mixed, out_, x_TD);
   }
 
   at::Tensor decode(const at::Tensor& x_TD, const Pass& pass, int64_t layer) override {
     const Projected p = split(run_linear(pass, x_TD, down_), pass);
     kernels::rotate_latent(p.q, p.k_rope_TR, shape_, pass.positions, *pass.rope);
-    const at::Tensor normed = normed_latent(p);
-    for (size_t i = 0; i < pass.sequences.size(); ++i)
-      store(normed, p.k_rope_TR, static_cast<int64_t>(i), pass.cache->row(layer, pass.sequences[i], pass.keys[i] - 1));
+    store(normed_latent(p), p.k_rope_TR, newest_rows(pass, layer));
     const at::Tensor weight = whole_weight(up_.spec);
     const kernels::AttentionShape absorbed{shape_.heads, 1, cache_row(), shape_.scale};
     const at::Tensor mixed = kernels::attention_decode(kernels::absorb_queries(p.q, weight, shape_), absorbed, latent_.kv_lora_rank,
@@ -113,19 +110,10 @@ class LatentAttention final : public Attention {
     return kernels::rms_norm(p.latent_TC, up_.spec.norm->value, up_.spec.norm_eps);
   }
 
-  /// Normed latent and rotated key of one token to its row of the cache.
-  void store(const at::Tensor& normed, const at::Tensor& k_rope, int64_t token, float* row) const {
-    const auto latent_bytes = static_cast<size_t>(latent_.kv_lora_rank) * sizeof(float);
-    std::memcpy(row, normed.const_data_ptr<float>() + token * latent_.kv_lora_rank, latent_bytes);
-    std::memcpy(row + latent_.kv_lora_rank, k_rope.const_data_ptr<float>() + token * k_rope.stride(0),
-                static_cast<size_t>(latent_.qk_rope_head_dim) * sizeof(float));
-  }
-
-  void store_segments(const Projected& p, const Pass& pass, int64_t layer) const {
-    const at::Tensor normed = normed_latent(p);
-    for (size_t i = 0; i < pass.segments.size(); ++i)
-      for (int64_t t = 0; t < pass.segments[i].length; ++t)
-        store(normed, p.k_rope_TR, pass.segments[i].start + t, pass.cache->row(layer, pass.sequences[i], t));
+  /// Normed latents and rotated keys to their rows of the cache.
+  void store(const at::Tensor& normed, const at::Tensor& k_rope, const std::vector<void*>& rows) const {
+    kernels::store_rows(normed, rows);
+    kernels::store_rows(k_rope, rows, latent_.kv_lora_rank);
   }
 
   LatentConfig latent_;

@@ -136,8 +136,6 @@ void TrainerConfig::validate() const {
   require(!name.empty(), "name is empty; give the run a name, or leave the key out");
   require(!output.empty(), "output is missing: the run's folder, for instance runs/" + name);
   require(!data.train.empty(), "data.train is missing: a list of {path, weight}");
-  require(device == "cpu" || task == "sft" || task == "pretrain",
-          "device = " + device + " trains with task sft and pretrain; " + task + " generates or compares on the CPU in this version: set device: cpu");
   require(device == "cpu" || !model.lora || precision.fp8 == "none",
           "precision.fp8 with model.lora multiplies on a CPU in this version; leave it out (model.lora.base: fp8 saves the memory), or set device: cpu");
   require(device == "cpu" || (precision.dispatch == "float32" && precision.combine == "float32"),

@@ -106,10 +106,12 @@ inline void few_rows_product(const float* x, int64_t rows, int64_t k, const floa
   dot_products({x, k, w, k, k, y, ldy, false}, rows, n_begin, n_end);
 }
 
+inline const float* rows_of(const CachedRun& run) { return static_cast<const float*>(run.rows); }
+
 /// Asks for the keys and values of one head in a run of the cache: rows lie apart, so that nobody else will.
 inline void prefetch_run(const CachedRun& run, int64_t stride, int64_t begin, int64_t count) {
   for (int64_t r = 0; r < run.count; ++r)
-    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(run.rows + r * stride + begin + i, 0, 2);
+    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(rows_of(run) + r * stride + begin + i, 0, 2);
 }
 
 inline void attention_decode(const float* q, int64_t group, int64_t qk_dim, const CachedRun* runs, int64_t num_runs, int64_t stride,
@@ -121,7 +123,7 @@ inline void attention_decode(const float* q, int64_t group, int64_t qk_dim, cons
   for (int64_t r = 0; r < num_runs; begin += runs[r++].count) {
     if (r + 1 < num_runs) prefetch_run(runs[r + 1], stride, key_begin, qk_dim);
     prefetch_run(runs[r], stride, value_begin, v_dim);
-    dot_products({q, qk_dim, runs[r].rows + key_begin, stride, qk_dim, scratch + begin, ld, false}, group, 0, runs[r].count);
+    dot_products({q, qk_dim, rows_of(runs[r]) + key_begin, stride, qk_dim, scratch + begin, ld, false}, group, 0, runs[r].count);
   }
   for (int64_t g = 0; g < group; ++g) {
     float* scores = scratch + g * ld;
@@ -140,7 +142,7 @@ inline void attention_decode(const float* q, int64_t group, int64_t qk_dim, cons
   }
   begin = 0;
   for (int64_t r = 0; r < num_runs; begin += runs[r++].count)
-    product({group, v_dim, runs[r].count, scratch + begin, ld, 1, runs[r].rows + value_begin, stride, out, v_dim, r > 0});
+    product({group, v_dim, runs[r].count, scratch + begin, ld, 1, rows_of(runs[r]) + value_begin, stride, out, v_dim, r > 0});
 }
 
 }  // namespace tessera::kernels::TESSERA_ISA

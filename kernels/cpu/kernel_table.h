@@ -17,9 +17,9 @@ struct RowView {
   [[nodiscard]] float* row(int64_t i) const { return data + i * stride; }
 };
 
-/// Rows of a cache that lie one behind the other.
+/// Rows of a cache that lie one behind the other; float32 here, on a device what activations are there.
 struct CachedRun {
-  const float* rows = nullptr;
+  const void* rows = nullptr;
   int64_t count = 0;
 };
 

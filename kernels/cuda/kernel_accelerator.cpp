@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "core/error.h"
+#include "kernels/cuda/decode.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/losses.h"
 #include "kernels/cuda/optimizer.h"
@@ -134,6 +135,41 @@ void KernelAccelerator::rotate_heads(const at::Tensor& x, int64_t heads, int64_t
   rotate(where(x, stream()), {.x = x.data_ptr(), .rows = x.size(0), .row_stride = x.stride(0), .heads = heads, .head_stride = head_stride, .dim = dim,
                               .neighbours = pairs == RopePairs::kNeighbours, .inverse = inverse, .positions = in<int32_t>(places),
                               .cos = in<float>(rope.cos), .sin = in<float>(rope.sin)});
+}
+
+void KernelAccelerator::store_rows(const at::Tensor& rows, const std::vector<void*>& to, int64_t offset) const {
+  const at::Tensor addresses = upload(at::from_blob(const_cast<void**>(to.data()), {static_cast<int64_t>(to.size())}, at::kLong));
+  cuda::store_rows(where(rows, stream()), {.rows = rows.const_data_ptr(), .addresses = in<int64_t>(addresses), .count = rows.size(0), .dim = rows.size(1),
+                                           .stride = rows.stride(0), .offset = offset});
+}
+
+at::Tensor KernelAccelerator::attend_cached(const at::Tensor& q, const AttentionShape& shape, int64_t value_dim, const CachedRows& cached) const {
+  if (shape.head_dim > kMostKeyDim || value_dim > kMostValueDim) return TensorAccelerator::attend_cached(q, shape, value_dim, cached);
+  // One copy to the device: addresses, counts, and where each query's runs begin.
+  const auto runs = static_cast<int64_t>(cached.runs.size());
+  at::Tensor host = at::empty({2 * runs + cached.queries() + 1}, at::kLong);
+  int64_t* number = out<int64_t>(host);
+  for (int64_t r = 0; r < runs; ++r) {
+    number[r] = static_cast<int64_t>(reinterpret_cast<intptr_t>(cached.runs[static_cast<size_t>(r)].rows));
+    number[runs + r] = cached.runs[static_cast<size_t>(r)].count;
+  }
+  std::copy(cached.first_run.begin(), cached.first_run.end(), number + 2 * runs);
+  const at::Tensor there = upload(host);
+  at::Tensor mixed = at::empty({cached.queries(), shape.heads * value_dim}, q.options());
+  const int64_t* numbers = in<int64_t>(there);
+  cuda::attend_cached(where(q, stream()), {.q = q.const_data_ptr(), .queries = cached.queries(), .heads = shape.heads, .key_value_heads = shape.key_value_heads,
+                                           .head_dim = shape.head_dim, .value_dim = value_dim, .scale = shape.scale, .addresses = numbers,
+                                           .counts = numbers + runs, .first_run = numbers + 2 * runs, .stride = cached.stride,
+                                           .values_begin = cached.values_begin, .out = mixed.data_ptr()});
+  return mixed;
+}
+
+at::Tensor KernelAccelerator::draw_tokens(const at::Tensor& logits, const at::Tensor& uniforms, double inverse_temperature, bool greedy) const {
+  TESSERA_CHECK(logits.is_contiguous(), "draws from ", logits.sizes());
+  at::Tensor drawn = at::empty({logits.size(0), 2}, uniforms.options());
+  cuda::draw_tokens(where(logits, stream()), {.data = logits.data_ptr(), .rows = logits.size(0), .vocabulary = logits.size(1)}, in<double>(uniforms),
+                    static_cast<float>(inverse_temperature), greedy, out<double>(drawn));
+  return drawn;
 }
 
 at::Tensor KernelAccelerator::choose_experts(const at::Tensor& scores, const at::Tensor& bias, const ExpertChoice& rules) const {

@@ -19,6 +19,9 @@ class KernelAccelerator : public TensorAccelerator {
   void embedding_backward(const at::Tensor& dy, const at::Tensor& ids, const at::Tensor& gradient) const override;
   void rotate_heads(const at::Tensor& x, int64_t heads, int64_t head_stride, int64_t dim, RopePairs pairs, const at::Tensor& positions, const RopeTable& rope,
                     bool inverse) const override;
+  void store_rows(const at::Tensor& rows, const std::vector<void*>& to, int64_t offset) const override;
+  at::Tensor attend_cached(const at::Tensor& q, const AttentionShape& shape, int64_t value_dim, const CachedRows& cached) const override;
+  at::Tensor draw_tokens(const at::Tensor& logits, const at::Tensor& uniforms, double inverse_temperature, bool greedy) const override;
   at::Tensor choose_experts(const at::Tensor& scores, const at::Tensor& bias, const ExpertChoice& rules) const override;
   RowMapPtr sort_by_expert(const at::Tensor& experts, int64_t num_experts, RowGroups& groups) const override;
   at::Tensor gather_rows(const at::Tensor& x, const RowMap& map) const override;

@@ -8,6 +8,7 @@
 #else
 #include "kernels/cuda/accelerator.h"
 #endif
+#include "kernels/attention.h"
 #include "tests/kernels/hard_numbers.h"
 
 namespace tessera::kernels {
@@ -267,6 +268,39 @@ TEST_F(Gpu, Losses) {
   EXPECT_EQ(result[1].item<float>(), 0);
   EXPECT_EQ(result[2].item<float>(), 0);
   EXPECT_NEAR(result[3].item<float>(), -std::log(300.0), 1e-5);
+}
+
+TEST_F(Gpu, Generation) {
+  struct Case {
+    int64_t heads, kv_heads, head_dim, value_dim, stride, values_begin;
+  };
+  for (const at::ScalarType type : kTypes)
+    for (const Case& c : {Case{8, 2, 64, 64, 256, 128}, {3, 3, 20, 20, 121, 60}, {12, 1, 72, 64, 72, 0}, {1, 1, 576, 512, 576, 0}, {4, 2, 700, 700, 2800, 1400}}) {
+      const at::Tensor q = random({3, c.heads, c.head_dim}, type), pages = random({4, 16, c.stride}, type), rows = random({4, c.stride + 9}, type);
+      compare("a cache of heads of " + std::to_string(c.head_dim), tolerance(type), [&](const Accelerator& device, const auto& there) {
+        const at::Tensor cache = there(pages), made = there(rows);
+        const auto address = [&](int64_t page, int64_t row) { return static_cast<void*>(cache[page][row].data_ptr()); };
+        device.store_rows(made.narrow(1, 0, c.stride - 2), {address(0, 0), address(1, 15), address(3, 7), address(0, 1)}, 2);
+        const CachedRows cached{.runs = {{address(0, 0), 16}, {address(2, 0), 5}, {address(1, 3), 1}, {address(3, 0), 16}, {address(1, 0), 16}, {address(0, 0), 7}},
+                                .first_run = {0, 2, 3, 6}, .stride = c.stride, .values_begin = c.values_begin};
+        const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, 0.2f};
+        return Tensors{cache, device.attend_cached(there(q), shape, c.value_dim, cached)};
+      });
+    }
+  for (const at::ScalarType type : kTypes)
+    for (const int64_t vocabulary : {1, 100, 5003}) {
+      const at::Tensor logits = random({40, vocabulary}).mul(3).to(type);
+      at::Tensor uniforms = random({40}, at::kDouble).abs().fmod(1.0);
+      uniforms[0] = 0.0;
+      uniforms[1] = 1.0 - 1e-16;
+      for (const bool greedy : {false, true})
+        compare("draws among " + std::to_string(vocabulary), 1e-5, [&](const Accelerator& device, const auto& there) {
+          return Tensors{device.draw_tokens(there(logits), there(uniforms), 1.25, greedy)};
+        });
+    }
+  at::Tensor equal = at::zeros({2, 600});
+  equal.narrow(1, 300, 300).fill_(2.0);
+  EXPECT_EQ(device_under_test().draw_tokens(equal.to(kDevice), at::zeros({2}, at::kDouble).to(kDevice), 1.0, true).cpu()[0][0].item<double>(), 300);
 }
 
 /// All NaN are alike.
