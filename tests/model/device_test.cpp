@@ -1,36 +1,14 @@
 // A model whose passes run on another device's kernels: here tensor operations on the CPU in the place of the CPU's own, and CUDA kernels that a
 // CPU runs in a GPU's place.
-#include "kernels/tensor_accelerator.h"
-#ifdef TESSERA_EMULATED
-#include "kernels/cuda/kernel_accelerator.h"
-#endif
+#include "tests/support/accelerators.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
 namespace tessera::model {
 namespace {
 
-const std::vector<const char*> kAccelerators = {"operations",
-#ifdef TESSERA_EMULATED
-                                                "kernels"
-#endif
-};
-
-const kernels::Accelerator* accelerator_named(const std::string& name) {
-  static const kernels::TensorAccelerator operations(at::kCPU);
-#ifdef TESSERA_EMULATED
-  static const kernels::cuda::KernelAccelerator emulated(at::kCPU);
-  if (name == "kernels") return &emulated;
-#endif
-  return &operations;
-}
-
-/// While it lives, CPU tensors go through an accelerator.
-class InPlaceOfTheCpu {
- public:
-  explicit InPlaceOfTheCpu(const std::string& name) { kernels::set_accelerator(at::kCPU, accelerator_named(name)); }
-  ~InPlaceOfTheCpu() { kernels::set_accelerator(at::kCPU, nullptr); }
-};
+using test::InPlaceOfTheCpu;
+using test::kAccelerators;
 
 const std::vector<int32_t> kDeviceTokens = {10, 11, 12, 13, 14, 20, 30, 31, 32, 5, 6};
 // Documents of 5, 1 and 3 tokens; the last two tokens go on behind the first document.
