@@ -100,8 +100,9 @@ struct DeviceLinearFunction : torch::autograd::Function<DeviceLinearFunction> {
 };
 
 /// Codes and scales of tokens as rows of their experts; `map` null: they are.
-Quantized rows_of_experts(const Accelerator& device, const Quantized& tokens, const RowMapPtr& map) {
-  return map == nullptr ? tokens : Quantized{device.gather_rows(tokens.codes, *map), device.gather_rows(tokens.scales, *map)};
+Quantized rows_of_experts(const Accelerator& device, const Quantized& tokens, const Scheme& scheme, const RowMapPtr& map) {
+  if (map == nullptr) return tokens;
+  return {device.gather_rows(tokens.codes, *map), scheme.tile.whole() ? tokens.scales : device.gather_rows(tokens.scales, *map)};
 }
 
 struct GroupedState : torch::CustomClassHolder {
@@ -120,7 +121,7 @@ struct DeviceGroupedFp8Function : torch::autograd::Function<DeviceGroupedFp8Func
     const SavedInput saved = saved_for(x, spec.prologue, recipe, q);
     ctx->save_for_backward({saved.quantized.codes, saved.quantized.scales});
     ctx->saved_data["state"] = c10::IValue::make_capsule(state);
-    return device.grouped_scaled_product(rows_of_experts(device, q, state->map), recipe.activation_by_row(), spec.fp8->on_device(*spec.weight).by_row,
+    return device.grouped_scaled_product(rows_of_experts(device, q, recipe.activation_by_row(), state->map), recipe.activation_by_row(), spec.fp8->on_device(*spec.weight).by_row,
                                          recipe.weight_scheme(), state->groups, x.scalar_type());
   }
 
