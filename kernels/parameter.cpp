@@ -15,6 +15,11 @@ ParameterPtr make_parameter(const std::vector<int64_t>& shape) {
 
 at::Tensor Parameter::values() const { return codes ? codes->values() : value; }
 
+void move_to(Parameter& parameter, c10::Device device, at::ScalarType type) {
+  if (parameter.codes) return parameter.codes->move(device, type);
+  parameter.value = parameter.value.to(device).to(type);
+}
+
 void keep_codes(Parameter& parameter) {
   TESSERA_CHECK(!parameter.trainable() && parameter.value.dim() == 2, "codes of ", parameter.value.sizes());
   parameter.codes = std::make_shared<fp8::BlockMatrix>(parameter.value.size(0), parameter.value.size(1));

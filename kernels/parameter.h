@@ -73,6 +73,9 @@ using ParameterPtr = std::shared_ptr<Parameter>;
 /// Frozen; allocated but not touched, so that memory is spent only when it is filled.
 [[nodiscard]] ParameterPtr make_parameter(const std::vector<int64_t>& shape);
 
+/// Moves a frozen weight to a device that activations of `type` are on; codes stay codes.
+void move_to(Parameter& parameter, c10::Device device, at::ScalarType type);
+
 /// From now on a matrix [rows, columns] is kept as FP8 codes, which are still to be put.
 void keep_codes(Parameter& parameter);
 

@@ -56,7 +56,16 @@ struct LoadedModel {
     return {tokenizer, chat_template ? &*chat_template : nullptr, model->config().vocab_size, plain_content};
   }
 };
-[[nodiscard]] LoadedModel load_for_inference(const std::filesystem::path& folder);
+struct ModelOptions {
+  std::string folder, device = "cpu", compute = "float32";
+};
+/// --model, --device, --compute.
+void add_model_options(CLI::App& cli, ModelOptions& options);
+/// Throws ConfigError.
+[[nodiscard]] LoadedModel load_for_inference(const App& app, const ModelOptions& options);
+
+/// Makes a device of a kind the process's own, with its kernels. Throws ConfigError when there is none or it has no kernels.
+[[nodiscard]] c10::Device use_device(const App& app, const std::string& kind);
 
 /// Token ids of a line's "tokens", `text_key` or "messages". Throws ConfigError "where: ...".
 [[nodiscard]] std::vector<int32_t> prompt_tokens(const data::Json& line, const LoadedModel& loaded, const char* text_key,

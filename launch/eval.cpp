@@ -17,7 +17,8 @@ namespace {
 using data::Json;
 
 struct EvalOptions {
-  std::string model, input, output, recipe;
+  ModelOptions model;
+  std::string input, output, recipe;
   std::vector<std::string> rewards;
   inference::SamplingConfig sampling{.temperature = 0, .max_new_tokens = 128};
   int64_t samples = 1, batch = 32;
@@ -41,8 +42,8 @@ bool judges_answers_alone(const EvalOptions& options) { return options.rewards.e
 
 class Evaluation final {
  public:
-  Evaluation(const EvalOptions& options, const std::vector<JsonLine>& lines)
-      : options_(options), lines_(lines), loaded_(load_for_inference(options.model)), rewards_(rewards_of(options)) {}
+  Evaluation(const App& app, const EvalOptions& options, const std::vector<JsonLine>& lines)
+      : options_(options), lines_(lines), loaded_(load_for_inference(app, options.model)), rewards_(rewards_of(options)) {}
 
   /// A line of JSON for each completion of the problems [begin, end).
   std::vector<std::string> complete(int64_t begin, int64_t end, Progress& progress) {
@@ -114,7 +115,7 @@ class Evaluation final {
 
 Command eval_command(CLI::App& cli) {
   auto options = std::make_shared<EvalOptions>();
-  cli.add_option("--model", options->model, "Hugging Face or PEFT folder")->required();
+  add_model_options(cli, options->model);
   cli.add_option("--input", options->input, "JSONL with messages or prompt, and answer")->required();
   cli.add_option("--output", options->output, "JSONL with each completion and what it is worth");
   auto* rewards = cli.add_option("--reward", options->rewards, "kind of reward instead of the answer's being right (numeric, format, ..), several times");
@@ -129,7 +130,7 @@ Command eval_command(CLI::App& cli) {
     for (const auto& line : lines)
       if (judges_answers_alone(*options) && (!line.value.contains("answer") || !line.value["answer"].is_string()))
         throw ConfigError(line.where + ": needs 'answer', a string");
-    Evaluation evaluation(*options, lines);
+    Evaluation evaluation(app, *options, lines);
     const auto results = share_out(app, static_cast<int64_t>(lines.size()), [&](int64_t begin, int64_t end) {
       Progress progress("evaluating", (end - begin) * options->samples, "completions", app.first() && !app.quiet);
       auto texts = evaluation.complete(begin, end, progress);

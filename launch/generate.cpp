@@ -24,14 +24,15 @@ void report_speed(const std::vector<inference::Completion>& completions, double 
 
 Command generate_command(CLI::App& cli) {
   struct Options {
-    std::string model, prompt, input, output;
+    ModelOptions model;
+    std::string prompt, input, output;
     inference::SamplingConfig sampling;
     int64_t batch = 32;
     bool plain_content = false;
     bool no_draft = false;
   };
   auto options = std::make_shared<Options>();
-  cli.add_option("--model", options->model, "Hugging Face or PEFT folder")->required();
+  add_model_options(cli, options->model);
   auto* prompt = cli.add_option("--prompt", options->prompt, "a question; asked as a chat if the model has a template");
   cli.add_option("--input", options->input, "JSONL with tokens, prompt or messages")->excludes(prompt);
   cli.add_option("--output", options->output, "JSONL with tokens, text and finish_reason; standard output if left out");
@@ -44,7 +45,7 @@ Command generate_command(CLI::App& cli) {
     if (options->prompt.empty() == options->input.empty()) throw ConfigError("give either --prompt TEXT or --input FILE");
     std::vector<JsonLine> lines;
     if (!options->input.empty()) lines = read_jsonl(options->input);
-    LoadedModel loaded = load_for_inference(options->model);
+    LoadedModel loaded = load_for_inference(app, options->model);
     loaded.plain_content = options->plain_content;
     if (options->input.empty()) {
       data::Json line;

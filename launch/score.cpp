@@ -8,15 +8,16 @@ namespace tessera::launch {
 
 Command score_command(CLI::App& cli) {
   struct Options {
-    std::string model, input, output;
+    ModelOptions model;
+    std::string input, output;
   };
   auto options = std::make_shared<Options>();
-  cli.add_option("--model", options->model, "Hugging Face or PEFT folder")->required();
+  add_model_options(cli, options->model);
   cli.add_option("--input", options->input, "JSONL with tokens, text or messages")->required();
   cli.add_option("--output", options->output, "JSONL with tokens and logprobs; standard output if left out");
   return [options](App& app) {
     const auto lines = read_jsonl(options->input);
-    LoadedModel loaded = load_for_inference(options->model);
+    LoadedModel loaded = load_for_inference(app, options->model);
     inference::Engine engine(*loaded.model);
     write_lines(app.first() ? options->output : std::string("/dev/null"),
                 share_out(app, static_cast<int64_t>(lines.size()), [&](int64_t begin, int64_t end) {

@@ -27,14 +27,9 @@ struct Place {
 };
 
 Place find_place(const App& app, const trainer::TrainerConfig& config) {
-  if (config.device == "cpu") return {};
-  const parallel::DeviceKind& kind = app.devices.find(config.device);
-  if (kind.accelerator == nullptr)
-    throw ConfigError("device = " + config.device + ": its plug-in brings no kernels (DeviceKind::accelerator), so that nothing can be trained there");
-  Place place{parallel::device_of(kind, app.world), nullptr};
-  kind.make_current(place.device.index());
-  kernels::set_accelerator(kind.type, kind.accelerator);
-  if (app.world.size() > 1 && kind.type != c10::DeviceType::CPU) place.over = parallel::make_c10d_communicator(app.world, kind, {.timeout_seconds = config.communication.timeout_seconds});
+  Place place{use_device(app, config.device), nullptr};
+  if (app.world.size() > 1 && !place.device.is_cpu())
+    place.over = parallel::make_c10d_communicator(app.world, app.devices.find(config.device), {.timeout_seconds = config.communication.timeout_seconds});
   return place;
 }
 

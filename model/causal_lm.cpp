@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -50,6 +51,15 @@ void CausalLM::ensure_positions(const at::Tensor& positions) {
   if (needed <= have && have > 0) return;
   rope_ = kernels::make_rope_table(config_.inverse_frequencies(), std::max({needed, have * 2, int64_t{512}}), config_.rope.attention_factor());
   rope_ = {beside_weights(rope_.cos), beside_weights(rope_.sin)};
+}
+
+void CausalLM::move_to(c10::Device device, at::ScalarType type) {
+  const at::NoGradGuard no_grad;
+  std::set<const kernels::Parameter*> seen;
+  for (const auto& list : {weights(), adapter_weights()})
+    for (const auto& weight : list)
+      if (seen.insert(weight.parameter.get()).second) kernels::move_to(*weight.parameter, device, weight.buffer ? at::kFloat : type);
+  rope_ = {};
 }
 
 const at::Tensor& CausalLM::somewhere() const {

@@ -55,6 +55,9 @@ class CausalLM final {
   /// Losses of the MTP modules, one for each of `modules`, from hidden_states' result.
   std::vector<kernels::CrossEntropy> mtp_losses(const at::Tensor& hidden, std::vector<MtpRows>& modules, const moe::RoutingTerms& routing);
 
+  /// For inference: weights to a device and the type that activations have there. Buffers stay float32.
+  void move_to(c10::Device device, at::ScalarType type);
+
   /// A cache for the layers here, and for the first MTP module if it drafts.
   [[nodiscard]] std::vector<int64_t> cached_layers(bool drafts = false) const;
   [[nodiscard]] int64_t cache_row() const { return blocks_.front()->cache_row(); }

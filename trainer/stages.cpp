@@ -132,11 +132,7 @@ void Stages::move_the_rest() {
   for (const auto& weight : weights(false)) {
     kernels::Parameter& parameter = *weight.parameter;
     if (parameter.trainable() || !seen.insert(&parameter).second) continue;
-    if (parameter.codes) {
-      parameter.codes->move(device_, values_);
-    } else {
-      parameter.value = parameter.value.to(device_).to(weight.buffer ? at::kFloat : values_);
-    }
+    kernels::move_to(parameter, device_, weight.buffer ? at::kFloat : values_);
   }
 }
 

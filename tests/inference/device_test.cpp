@@ -49,9 +49,9 @@ INSTANTIATE_TEST_SUITE_P(Families, GenerationOnDevices, testing::Combine(testing
 TEST_P(GenerationOnDevices, IsThatOfTheCpu) {
   const auto model = test::tiny_model(config);
   const auto requests = device_requests();
-  for (const SamplingConfig& sampling : {SamplingConfig{.temperature = 0, .max_new_tokens = 40, .stop_ids = {4}, .log_probs = true},
-                                         SamplingConfig{.temperature = 1.1, .max_new_tokens = 20, .seed = 3, .stop_ids = {4}, .log_probs = true},
-                                         SamplingConfig{.temperature = 0.9, .top_p = 0.8, .top_k = 10, .max_new_tokens = 10, .seed = 5, .log_probs = true}}) {
+  for (const SamplingConfig& sampling : {SamplingConfig{.temperature = 0, .max_new_tokens = 12, .stop_ids = {4}, .log_probs = true},
+                                         SamplingConfig{.temperature = 1.1, .max_new_tokens = 8, .seed = 3, .stop_ids = {4}, .log_probs = true},
+                                         SamplingConfig{.temperature = 0.9, .top_p = 0.8, .top_k = 10, .max_new_tokens = 4, .seed = 5, .log_probs = true}}) {
     const EngineConfig how{.max_batch = 4, .draft = false, .record_experts = config["model_type"] == "deepseek_v3"};
     const auto cpu = Engine(*model, how).generate(requests, sampling);
     const test::InPlaceOfTheCpu there(accelerator);
@@ -63,7 +63,7 @@ TEST_P(GenerationOnDevices, DraftsAndScoresToo) {
   const auto model = test::tiny_model(config);
   std::vector<std::vector<int32_t>> prompts;
   for (const auto& request : device_requests()) prompts.push_back(request.prompt);
-  const SamplingConfig sampling{.temperature = 0, .max_new_tokens = 20};
+  const SamplingConfig sampling{.temperature = 0, .max_new_tokens = 8};
   Engine engine(*model, {.max_batch = 3});
   const auto cpu = engine.generate(prompts, sampling);
   const auto drafts = engine.drafts();
@@ -81,7 +81,7 @@ TEST_P(GenerationOnDevices, InBfloat16) {
   const auto model = test::tiny_model(config), exact = test::tiny_model(config);
   for (const auto& weight : model->weights())
     if (!weight.buffer) weight.parameter->value = weight.parameter->value.to(at::kBFloat16);
-  const SamplingConfig sampling{.temperature = 1.0, .max_new_tokens = 20, .seed = 3, .log_probs = true};
+  const SamplingConfig sampling{.temperature = 1.0, .max_new_tokens = 8, .seed = 3, .log_probs = true};
   std::vector<Completion> made;
   const auto requests = device_requests();
   {
