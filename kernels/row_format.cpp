@@ -1,10 +1,13 @@
 #include "kernels/row_format.h"
 
+#include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
+#include "kernels/accelerator.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/threads.h"
 
@@ -29,13 +32,21 @@ void for_each_rows(int64_t rows, const Body& body) {
   for_each_chunk(rows, kRowsOfChunk, [&](int64_t, int64_t begin, int64_t end) { body(begin, end - begin); });
 }
 
+/// The same bytes, made where the rows are.
+at::Tensor pack_there(const Accelerator& device, const at::Tensor& rows, const fp8::Scheme& scheme) {
+  const Layout layout(rows.size(1));
+  const fp8::Quantized q = device.quantize(rows, scheme, false);
+  return at::cat({q.scales.view(at::kByte), at::constant_pad_nd(q.codes.view(at::kByte), {0, layout.size - layout.codes - rows.size(1)})}, 1);
+}
+
 at::Tensor pack_fp8(const at::Tensor& rows, RowFormat format) {
   const int64_t columns = rows.size(1);
   const Layout layout(columns);
+  const fp8::Scheme scheme{fp8::Format::kE4m3, kTile, format.power_of_two_scales};
+  if (const Accelerator* device = accelerator_of(rows)) return pack_there(*device, rows, scheme);
   at::Tensor packed = packed_room(rows.size(0), columns, format, rows.options());
   const float* from = rows.const_data_ptr<float>();
   uint8_t* to = packed.data_ptr<uint8_t>();
-  const fp8::Scheme scheme{fp8::Format::kE4m3, kTile, format.power_of_two_scales};
   for_each_rows(rows.size(0), [&](int64_t first, int64_t count) {
     uint8_t* row = to + first * layout.size;
     for (int64_t r = 0; r < count; ++r) std::fill(row + r * layout.size + layout.codes + columns, row + (r + 1) * layout.size, uint8_t{0});
@@ -50,6 +61,11 @@ at::Tensor pack_fp8(const at::Tensor& rows, RowFormat format) {
 void unpack_fp8(const at::Tensor& packed, const at::Tensor& rows) {
   const int64_t columns = rows.size(1);
   const Layout layout(columns);
+  if (const Accelerator* device = accelerator_of(rows)) {
+    const at::Tensor scales = packed.narrow(1, 0, layout.codes).contiguous(), codes = packed.narrow(1, layout.codes, columns).contiguous();
+    rows.copy_(device->dequantize({codes.view(at::kFloat8_e4m3fn), scales.view(at::kFloat)}, {fp8::Format::kE4m3, kTile}, rows.scalar_type()));
+    return;
+  }
   const uint8_t* from = packed.const_data_ptr<uint8_t>();
   float* to = rows.data_ptr<float>();
   for_each_rows(rows.size(0), [&](int64_t first, int64_t count) {
@@ -90,7 +106,7 @@ at::Tensor packed_room(int64_t rows, int64_t columns, RowFormat format, const at
 }
 
 at::Tensor pack(const at::Tensor& rows, RowFormat format) {
-  TESSERA_CHECK(rows.dim() == 2 && rows.is_contiguous() && rows.scalar_type() == at::kFloat, "packing of ", rows.sizes());
+  TESSERA_CHECK(rows.dim() == 2 && rows.is_contiguous() && (rows.scalar_type() == at::kFloat || accelerator_of(rows) != nullptr), "packing of ", rows.sizes());
   switch (format.kind) {
     case Kind::kFloat32: return rows;
     case Kind::kBfloat16: return rows.to(at::kBFloat16);

@@ -23,9 +23,9 @@ struct RowFormat {
 /// Memory for packed rows of `columns` numbers: [rows, .], float32, bfloat16 or bytes. `options` say where, and with a device of kMeta
 /// that there is none.
 [[nodiscard]] at::Tensor packed_room(int64_t rows, int64_t columns, RowFormat format, const at::TensorOptions& options);
-/// rows: [N, D] float32, contiguous; in float32 they are the result.
+/// rows: [N, D] float32, on a device as activations are there, contiguous; in float32 they are the result.
 [[nodiscard]] at::Tensor pack(const at::Tensor& rows, RowFormat format);
-/// Into `rows` [N, D] float32; not for float32.
+/// Into `rows` [N, D], of what they were; not for float32.
 void unpack(const at::Tensor& packed, RowFormat format, const at::Tensor& rows);
 
 /// The rows as they are behind the way, with the gradient's rounded for the way back. Differentiable.

@@ -138,8 +138,6 @@ void TrainerConfig::validate() const {
   require(!data.train.empty(), "data.train is missing: a list of {path, weight}");
   require(device == "cpu" || !model.lora || precision.fp8 == "none",
           "precision.fp8 with model.lora multiplies on a CPU in this version; leave it out (model.lora.base: fp8 saves the memory), or set device: cpu");
-  require(device == "cpu" || (precision.dispatch == "float32" && precision.combine == "float32"),
-          "precision.dispatch and precision.combine pack on a CPU in this version; leave them out, or set device: cpu");
   model.validate();
   data.validate();
   precision.validate();

@@ -3,6 +3,7 @@
 
 #include "hard_numbers.h"
 #include "kernels/fp8/quantize.h"
+#include "kernels/tensor_accelerator.h"
 #include "test_tensors.h"
 
 namespace tessera::kernels {
@@ -55,6 +56,21 @@ TEST(RowFormat, Bfloat16RoundsToEvenAndNanStays) {
   const at::Tensor y = sent(x, {Kind::kBfloat16}).view({-1});
   EXPECT_TRUE(y.narrow(0, 0, 5).equal(at::tensor({1.0f, 1.0f, 1.015625f, -1.0f, 1.0078125f})));
   EXPECT_TRUE(std::isnan(y[5].item<float>()));
+}
+
+TEST(RowFormat, ADevicePacksTheSameBytes) {
+  static const TensorAccelerator operations(at::kCPU);
+  for (const bool powers : {false, true})
+    for (const int64_t columns : {1, 130, 2048}) {
+      const RowFormat format{Kind::kFp8, powers};
+      const at::Tensor x = random_tensor({37, columns}, columns), packed = pack(x, format), back = sent(x, format);
+      set_accelerator(at::kCPU, &operations);
+      const at::Tensor there = pack(x, format), back_there = sent(x, format), none = pack(x.narrow(0, 0, 0), format);
+      set_accelerator(at::kCPU, nullptr);
+      EXPECT_TRUE(there.equal(packed)) << columns;
+      EXPECT_TRUE(same_bits(back_there, back)) << columns;
+      EXPECT_EQ(none.size(1), packed.size(1));
+    }
 }
 
 TEST(RowFormat, TheWayBackRoundsTheGradient) {
