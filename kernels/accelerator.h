@@ -98,6 +98,16 @@ class Accelerator {
   /// As fp8/quantize.h's, of float32 or bfloat16. `transposed`: codes and scales as those of x^T.
   virtual fp8::Quantized quantize(const at::Tensor& x, const fp8::Scheme& scheme, bool transposed) const = 0;
   virtual at::Tensor dequantize(const fp8::Quantized& x, const fp8::Scheme& scheme, at::ScalarType type) const = 0;
+  /// Of rms_norm(x, w, eps, rstd).
+  virtual fp8::Quantized quantize_norm(const at::Tensor& x, const at::Tensor& w, float eps, const fp8::Scheme& scheme, at::Tensor* rstd) const = 0;
+  /// Of swiglu(gate_up), and of gates and ups [T, 2F] as rows [2T, F].
+  struct QuantizedSwiglu {
+    fp8::Quantized product, gate_up;
+  };
+  virtual QuantizedSwiglu quantize_swiglu(const at::Tensor& gate_up, const fp8::Scheme& scheme) const = 0;
+  /// swiglu() and swiglu_backward() of what such rows stand for.
+  virtual at::Tensor swiglu_of_codes(const fp8::Quantized& gate_up, const fp8::Scheme& scheme, at::ScalarType type) const = 0;
+  virtual at::Tensor swiglu_backward_of_codes(const at::Tensor& d_out, const fp8::Quantized& gate_up, const fp8::Scheme& scheme) const = 0;
   /// a b^T [M, N] in `type` from codes a [M, K] and b [N, K].
   virtual at::Tensor scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
                                     at::ScalarType type) const = 0;

@@ -397,6 +397,29 @@ at::Tensor TensorAccelerator::dequantize(const fp8::Quantized& x, const fp8::Sch
   return out_of_tiles(in_tiles(wide(x.codes), scheme.tile) * x.scales.unsqueeze(1).unsqueeze(3), x.codes).to(type).contiguous();
 }
 
+fp8::Quantized TensorAccelerator::quantize_norm(const at::Tensor& x, const at::Tensor& w, float eps, const fp8::Scheme& scheme, at::Tensor* rstd) const {
+  return quantize(rms_norm(x, w, eps, rstd), scheme, false);
+}
+
+TensorAccelerator::QuantizedSwiglu TensorAccelerator::quantize_swiglu(const at::Tensor& gate_up, const fp8::Scheme& scheme) const {
+  return {quantize(swiglu(gate_up), scheme, false), quantize(gate_up.view({2 * gate_up.size(0), gate_up.size(1) / 2}), scheme, false)};
+}
+
+namespace {
+
+/// Gates and ups [T, 2F] of rows [2T, F].
+at::Tensor side_by_side(const at::Tensor& rows) { return rows.view({rows.size(0) / 2, 2 * rows.size(1)}); }
+
+}  // namespace
+
+at::Tensor TensorAccelerator::swiglu_of_codes(const fp8::Quantized& gate_up, const fp8::Scheme& scheme, at::ScalarType type) const {
+  return swiglu(side_by_side(dequantize(gate_up, scheme, type)));
+}
+
+at::Tensor TensorAccelerator::swiglu_backward_of_codes(const at::Tensor& d_out, const fp8::Quantized& gate_up, const fp8::Scheme& scheme) const {
+  return swiglu_backward(d_out, side_by_side(dequantize(gate_up, scheme, d_out.scalar_type())));
+}
+
 at::Tensor TensorAccelerator::scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
                                              at::ScalarType type) const {
   return dequantize(a, scheme_a, at::kFloat).mm(dequantize(b, scheme_b, at::kFloat).t()).to(type);

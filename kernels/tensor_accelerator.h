@@ -50,6 +50,10 @@ class TensorAccelerator : public Accelerator {
   fp8::Quantized quantize(const at::Tensor& x, const fp8::Scheme& scheme, bool transposed) const override;
   fp8::Quantized quantize_stack(const at::Tensor& x, const fp8::Scheme& scheme, int64_t matrices, bool transposed) const override;
   at::Tensor dequantize(const fp8::Quantized& x, const fp8::Scheme& scheme, at::ScalarType type) const override;
+  fp8::Quantized quantize_norm(const at::Tensor& x, const at::Tensor& w, float eps, const fp8::Scheme& scheme, at::Tensor* rstd) const override;
+  QuantizedSwiglu quantize_swiglu(const at::Tensor& gate_up, const fp8::Scheme& scheme) const override;
+  at::Tensor swiglu_of_codes(const fp8::Quantized& gate_up, const fp8::Scheme& scheme, at::ScalarType type) const override;
+  at::Tensor swiglu_backward_of_codes(const at::Tensor& d_out, const fp8::Quantized& gate_up, const fp8::Scheme& scheme) const override;
   at::Tensor scaled_product(const fp8::Quantized& a, const fp8::Scheme& scheme_a, const fp8::Quantized& b, const fp8::Scheme& scheme_b,
                             at::ScalarType type) const override;
   at::Tensor grouped_scaled_product(const fp8::Quantized& x, const fp8::Scheme& scheme_x, const fp8::Quantized& w, const fp8::Scheme& scheme_w,

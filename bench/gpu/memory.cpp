@@ -26,6 +26,11 @@ void measure_memory(const Place& place) {
   const kernels::fp8::Scheme by_row{kernels::fp8::Format::kE4m3, {1, 128}}, by_token{kernels::fp8::Format::kE4m3, {128, 1}};
   report("quantise 1 x 128", bytes + codes, [&] { (void)device.quantize(x, by_row, false); });
   report("quantise 128 x 1, transposed", bytes + codes, [&] { (void)device.quantize(x, by_token, true); });
+  report("RMSNorm + quantise", bytes + codes, [&] { (void)device.quantize_norm(x, w, 1e-6f, by_row, &rstd); });
+  kernels::Accelerator::QuantizedSwiglu quantized;
+  report("SwiGLU + quantise it, gates and ups", 2 * bytes + 3 * codes, [&] { quantized = device.quantize_swiglu(gates, by_row); });
+  report("SwiGLU of codes", 2 * codes + bytes, [&] { (void)device.swiglu_of_codes(quantized.gate_up, by_row, at::kBFloat16); });
+  report("SwiGLU of codes, backward", 2 * codes + 3 * bytes, [&] { (void)device.swiglu_backward_of_codes(x, quantized.gate_up, by_row); });
   const at::Tensor scores = at::rand({tokens, experts}, x.options().dtype(at::kFloat));
   const kernels::ExpertChoice rules{experts, choices, place.small ? 2 : 8, place.small ? 1 : 4};
   at::Tensor chosen;

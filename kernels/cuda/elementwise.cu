@@ -1,6 +1,6 @@
 #include "kernels/cuda/elementwise.h"
 
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/formulas.h"
 
 namespace tessera::kernels::cuda {
 
@@ -15,10 +15,7 @@ __global__ void swiglu_kernel(const T* gate_up, int64_t rows, int64_t width, T* 
   const T* from = gate_up + i + row * width;
   const Pack<T, N> gates = load<N>(from), ups = load<N>(from + width);
   Pack<T, N> y;
-  for (int j = 0; j < N; ++j) {
-    const float gate = widen(gates.x[j]);
-    put(gate / (1.0f + expf(-gate)) * widen(ups.x[j]), y.x[j]);
-  }
+  for (int j = 0; j < N; ++j) put(swiglu_of(widen(gates.x[j]), widen(ups.x[j])), y.x[j]);
   store(y, out + i);
 }
 
@@ -30,9 +27,9 @@ __global__ void swiglu_backward_kernel(const T* d_out, const T* gate_up, int64_t
   const Pack<T, N> gates = load<N>(gate_up + place), ups = load<N>(gate_up + place + width), d = load<N>(d_out + i);
   Pack<T, N> d_gates, d_ups;
   for (int j = 0; j < N; ++j) {
-    const float gate = widen(gates.x[j]), sigmoid = 1.0f / (1.0f + expf(-gate)), silu = gate * sigmoid;
-    put(widen(d.x[j]) * widen(ups.x[j]) * (sigmoid + silu * (1.0f - sigmoid)), d_gates.x[j]);
-    put(widen(d.x[j]) * silu, d_ups.x[j]);
+    const GateGradient gradient = swiglu_gradient(widen(d.x[j]), widen(gates.x[j]), widen(ups.x[j]));
+    put(gradient.gate, d_gates.x[j]);
+    put(gradient.up, d_ups.x[j]);
   }
   store(d_gates, d_gate_up + place);
   store(d_ups, d_gate_up + place + width);
@@ -48,12 +45,7 @@ __global__ void rms_norm_kernel(Vectors x, const T* w, float eps, int64_t count,
   const int64_t row = Group::index();
   if (row >= count) return;
   const T* from = vector_of<T>(x, row, dim);
-  float squares = 0.0f;
-  for (int64_t i = Group::lane() * N; i < dim; i += Group::kLanes * N) {
-    const Pack<T, N> values = load<N>(from + i);
-    for (int j = 0; j < N; ++j) squares += widen(values.x[j]) * widen(values.x[j]);
-  }
-  const float scale = 1.0f / sqrtf(Group::sum(squares) / static_cast<float>(dim) + eps);
+  const float scale = inverse_rms<N, Group>(from, dim, eps);
   if (Group::lane() == 0) rstd[row] = scale;
   if (y.data == nullptr) return;
   T* to = vector_of<T>(y, row, dim);

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/fused_quantize.h"
 #include "kernels/cuda/losses.h"
 #include "kernels/cuda/optimizer.h"
 #include "kernels/cuda/quantize.h"
@@ -47,6 +48,7 @@ Logits logits_of(const at::Tensor& logits, const at::Tensor& ids) {
 
 bool e4m3(const fp8::Scheme& scheme) { return scheme.format == fp8::Format::kE4m3; }
 constexpr fp8::Tile kByRow{1, 128}, kByToken{128, 1}, kBlocks{128, 128};
+bool by_row(const fp8::Scheme& scheme) { return e4m3(scheme) && scheme.tile == kByRow; }
 int64_t tiles_of(int64_t length) { return (length + 127) / 128; }
 
 /// Where codes [lines, length] and scales [scale_lines, scale_length] of x go.
@@ -55,6 +57,12 @@ std::pair<Quantize, fp8::Quantized> quantize_job(const at::Tensor& x, const fp8:
   const Quantize job{.x = x.const_data_ptr(), .bfloat16 = narrow(x), .rows = x.size(0), .columns = x.size(1), .codes = static_cast<uint8_t*>(q.codes.data_ptr()),
                      .scales = out<float>(q.scales), .power_of_two_scales = scheme.power_of_two_scales, .stream = stream};
   return {job, std::move(q)};
+}
+
+GateUp gate_up_job(const fp8::Quantized& rows, at::ScalarType type, void* stream) {
+  TESSERA_CHECK(rows.codes.is_contiguous() && rows.scales.is_contiguous(), "codes ", rows.codes.strides());
+  return {.from = {static_cast<uint8_t*>(rows.codes.data_ptr()), out<float>(rows.scales)}, .rows = rows.codes.size(0) / 2, .width = rows.codes.size(1),
+          .bfloat16 = type == at::kBFloat16, .stream = stream};
 }
 
 /// Where each expert's padded rows begin, as quantize.h pads them.
@@ -281,6 +289,44 @@ at::Tensor KernelAccelerator::dequantize(const fp8::Quantized& x, const fp8::Sch
                     .tile_rows = scheme.tile.rows, .tile_columns = scheme.tile.columns, .x = values.data_ptr(), .bfloat16 = type == at::kBFloat16,
                     .stream = stream()});
   return values;
+}
+
+fp8::Quantized KernelAccelerator::quantize_norm(const at::Tensor& x, const at::Tensor& w, float eps, const fp8::Scheme& scheme, at::Tensor* rstd) const {
+  if (!by_row(scheme) || !known(x)) return TensorAccelerator::quantize_norm(x, w, eps, scheme, rstd);
+  const at::Tensor from = x.contiguous(), weight = dense(w, x);
+  at::Tensor scales = at::empty({x.size(0)}, x.options().dtype(at::kFloat));
+  auto [job, q] = quantize_job(from, scheme, x.sizes(), {x.size(0), tiles_of(x.size(1))}, stream());
+  cuda::quantize_norm({.to = job, .w = weight.const_data_ptr(), .eps = eps, .rstd = out<float>(scales)});
+  if (rstd != nullptr) *rstd = scales;
+  return q;
+}
+
+KernelAccelerator::QuantizedSwiglu KernelAccelerator::quantize_swiglu(const at::Tensor& gate_up, const fp8::Scheme& scheme) const {
+  if (!by_row(scheme) || !known(gate_up)) return TensorAccelerator::quantize_swiglu(gate_up, scheme);
+  const at::Tensor from = gate_up.contiguous();
+  const int64_t rows = from.size(0), width = from.size(1) / 2;
+  auto [product_job, product] = quantize_job(from, scheme, {rows, width}, {rows, tiles_of(width)}, stream());
+  auto [gates_job, gates] = quantize_job(from, scheme, {2 * rows, width}, {2 * rows, tiles_of(width)}, stream());
+  product_job.columns = width;
+  cuda::quantize_swiglu(product_job, {gates_job.codes, gates_job.scales});
+  return {std::move(product), std::move(gates)};
+}
+
+at::Tensor KernelAccelerator::swiglu_of_codes(const fp8::Quantized& gate_up, const fp8::Scheme& scheme, at::ScalarType type) const {
+  if (!by_row(scheme) || (type != at::kFloat && type != at::kBFloat16)) return TensorAccelerator::swiglu_of_codes(gate_up, scheme, type);
+  const GateUp job = gate_up_job(gate_up, type, stream());
+  at::Tensor y = at::empty({job.rows, job.width}, gate_up.scales.options().dtype(type));
+  cuda::swiglu_of_codes(job, y.data_ptr());
+  return y;
+}
+
+at::Tensor KernelAccelerator::swiglu_backward_of_codes(const at::Tensor& d_out, const fp8::Quantized& gate_up, const fp8::Scheme& scheme) const {
+  if (!by_row(scheme) || !known(d_out)) return TensorAccelerator::swiglu_backward_of_codes(d_out, gate_up, scheme);
+  const at::Tensor d = d_out.contiguous();
+  const GateUp job = gate_up_job(gate_up, d.scalar_type(), stream());
+  at::Tensor gradient = at::empty({job.rows, 2 * job.width}, d.options());
+  cuda::swiglu_backward_of_codes(job, d.const_data_ptr(), gradient.data_ptr());
+  return gradient;
 }
 
 void KernelAccelerator::add_grouped_scaled_gradient(const at::Tensor& dy, const fp8::Scheme& scheme_dy, const at::Tensor& u, const fp8::Scheme& scheme_u,

@@ -37,6 +37,10 @@ class KernelAccelerator : public TensorAccelerator {
   fp8::Quantized quantize(const at::Tensor& x, const fp8::Scheme& scheme, bool transposed) const override;
   fp8::Quantized quantize_stack(const at::Tensor& x, const fp8::Scheme& scheme, int64_t matrices, bool transposed) const override;
   at::Tensor dequantize(const fp8::Quantized& x, const fp8::Scheme& scheme, at::ScalarType type) const override;
+  fp8::Quantized quantize_norm(const at::Tensor& x, const at::Tensor& w, float eps, const fp8::Scheme& scheme, at::Tensor* rstd) const override;
+  QuantizedSwiglu quantize_swiglu(const at::Tensor& gate_up, const fp8::Scheme& scheme) const override;
+  at::Tensor swiglu_of_codes(const fp8::Quantized& gate_up, const fp8::Scheme& scheme, at::ScalarType type) const override;
+  at::Tensor swiglu_backward_of_codes(const at::Tensor& d_out, const fp8::Quantized& gate_up, const fp8::Scheme& scheme) const override;
   void add_grouped_scaled_gradient(const at::Tensor& dy, const fp8::Scheme& scheme_dy, const at::Tensor& u, const fp8::Scheme& scheme_u, const RowGroups& groups,
                                    const at::Tensor& gradient) const override;
   void adamw(const std::vector<AdamWUpdate>& updates, const AdamWStep& step) const override;

@@ -1,40 +1,13 @@
 #include "kernels/cuda/quantize.h"
 
-#include <cuda_fp8.h>
-
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/tile.h"
 
 namespace tessera::kernels::cuda {
 
 namespace {
 
-constexpr int kTile = 128;
 constexpr int kChannels = 32;          // that a block of tokens_kernel takes
 constexpr int kPitch = kChannels + 1;  // floats between tokens in shared memory, so that a column's lie in different banks
-
-__device__ bool is_finite(float x) { return (bits_of_float(x) & 0x7F800000U) != 0x7F800000U; }
-__device__ float larger_magnitude(float amax, float x) {
-  const float magnitude = x < 0.0f ? -x : x;
-  return is_finite(x) && magnitude > amax ? magnitude : amax;
-}
-
-/// amax / 448, at least 2^-126, 1 for 0; rounded up to a power of two where wanted.
-__device__ float scale_of(float amax, bool power_of_two) {
-  if (amax == 0.0f) return 1.0f;
-  const float scale = amax / 448.0f;
-  const uint32_t bits = bits_of_float(scale < 0x1p-126f ? 0x1p-126f : scale);
-  return float_of_bits(power_of_two ? (bits + 0x7FFFFFU) & 0x7F800000U : bits);
-}
-
-__device__ uint8_t code_of(float x, float inverse) {
-  return is_finite(x) ? static_cast<uint8_t>(__nv_cvt_float_to_fp8(x * inverse, __NV_SATFINITE, __NV_E4M3)) : uint8_t{0x7F};
-}
-/// Exponent and mantissa as those of a float32, 2^120 too small.
-__device__ float value_of(uint8_t code) {
-  if ((code & 0x7F) == 0x7F) return NAN;
-  const float magnitude = float_of_bits(static_cast<uint32_t>(code & 0x7F) << 20) * 0x1p120f;
-  return (code & 0x80) != 0 ? -magnitude : magnitude;
-}
 
 /// A warp's tile of up to 128 numbers: value(i) is read twice, put(i, code) called once for each. Returns the scale.
 template <typename Value, typename Put>
@@ -46,31 +19,14 @@ __device__ float quantize_tile(int count, bool power_of_two, const Value& value,
   return scale;
 }
 
-/// A whole tile, four neighbours a lane, at multiples of four.
-template <typename T>
-__device__ float quantize_aligned_tile(bool power_of_two, const T* x, uint8_t* codes) {
-  const int at = 4 * Warp::lane();
-  const Pack<T, 4> four = load<4>(x + at);
-  float amax = 0.0f;
-  for (int j = 0; j < 4; ++j) amax = larger_magnitude(amax, widen(four.x[j]));
-  const float scale = scale_of(Warp::max(amax), power_of_two), inverse = 1.0f / scale;
-  Pack<uint8_t, 4> packed;
-  for (int j = 0; j < 4; ++j) packed.x[j] = code_of(widen(four.x[j]), inverse);
-  store(packed, codes + at);
-  return scale;
-}
-
 /// A warp a tile.
 template <typename T>
 __global__ void rows_kernel(Quantize job, bool by_four) {
   const int64_t tiles = divided_up<int64_t>(job.columns, kTile), tile = Warp::index(), row = tile / tiles, begin = tile % tiles * kTile;
   if (row >= job.rows) return;
   const int count = static_cast<int>(job.columns - begin < kTile ? job.columns - begin : kTile);
-  const T* x = static_cast<const T*>(job.x) + row * job.columns + begin;
-  uint8_t* codes = job.codes + row * job.columns + begin;
-  const float scale = count == kTile && by_four ? quantize_aligned_tile(job.power_of_two_scales, x, codes)
-                                                : quantize_tile(count, job.power_of_two_scales, [x](int i) { return widen(x[i]); },
-                                                                [codes](int i, uint8_t code) { codes[i] = code; });
+  const int64_t place = row * job.columns + begin;
+  const float scale = quantize_four(four_of(static_cast<const T*>(job.x) + place, count, by_four), count, by_four, job.power_of_two_scales, job.codes + place);
   if (Warp::lane() == 0) job.scales[tile] = scale;
 }
 

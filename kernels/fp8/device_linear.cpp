@@ -10,7 +10,6 @@
 #include "kernels/accelerator.h"
 #include "kernels/fp8/operands.h"
 #include "kernels/rms_norm.h"
-#include "kernels/swiglu.h"
 
 namespace tessera::kernels::fp8 {
 
@@ -19,17 +18,24 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// As of operands.h, of a device's tensors: a SwiGLU's gates and ups as rows [2T, F].
-SavedInput saved_for(const at::Tensor& x, Prologue prologue, const Recipe& recipe, const Quantized& u) {
-  if (prologue == Prologue::kRmsNorm) return {x, {}, {}};
-  if (prologue == Prologue::kNone) return {{}, {}, u};
-  return {{}, {}, accelerator_of(x)->quantize(x.view({2 * x.size(0), x.size(1) / 2}), recipe.activation_by_row(), false)};
-}
-
-/// Gates and ups [T, 2F] from what was kept.
-at::Tensor gate_up_of(const Accelerator& device, const SavedInput& saved, const Recipe& recipe, at::ScalarType type) {
-  const at::Tensor rows = device.dequantize(saved.quantized, recipe.activation_by_row(), type);
-  return rows.view({rows.size(0) / 2, 2 * rows.size(1)});
+/// A linear's input in codes, and what is kept of it: of a SwiGLU's, gates and ups as rows [2T, F].
+struct Input {
+  Quantized u;
+  SavedInput saved;
+};
+Input quantized_input(const Accelerator& device, const at::Tensor& x, const LinearSpec* linear, Prologue prologue, const Recipe& recipe) {
+  const Scheme scheme = recipe.activation_by_row();
+  if (prologue == Prologue::kRmsNorm) {
+    at::Tensor rstd;
+    const Quantized u = device.quantize_norm(x, linear->norm->value, linear->norm_eps, scheme, &rstd);
+    return {u, {x, rstd, {}}};
+  }
+  if (prologue == Prologue::kSwiglu) {
+    const Accelerator::QuantizedSwiglu q = device.quantize_swiglu(x, scheme);
+    return {q.product, {{}, {}, q.gate_up}};
+  }
+  const Quantized u = device.quantize(x, scheme, false);
+  return {u, {{}, {}, u}};
 }
 
 /// u as it was in front of the quantiser, as far as it was kept.
@@ -38,7 +44,7 @@ at::Tensor input_again(const Accelerator& device, const SavedInput& saved, const
   switch (prologue) {
     case Prologue::kNone: return device.dequantize(saved.quantized, recipe.activation_by_row(), type);
     case Prologue::kRmsNorm: return rms_norm(saved.x, linear->norm->value, linear->norm_eps);
-    case Prologue::kSwiglu: return swiglu(gate_up_of(device, saved, recipe, type));
+    case Prologue::kSwiglu: return device.swiglu_of_codes(saved.quantized, recipe.activation_by_row(), type);
   }
   return {};
 }
@@ -53,15 +59,11 @@ struct DeviceLinearFunction : torch::autograd::Function<DeviceLinearFunction> {
                             const LinearSpec* spec) {
     const Accelerator& device = *accelerator_of(x);
     const Recipe& recipe = spec->fp8->recipe();
-    at::Tensor u = x, rstd;
-    if (spec->prologue == Prologue::kRmsNorm) u = rms_norm(x, spec->norm->value, spec->norm_eps, &rstd);
-    if (spec->prologue == Prologue::kSwiglu) u = swiglu(x);
-    const Quantized q = device.quantize(u, recipe.activation_by_row(), false);
-    at::Tensor y = device.scaled_product(q, recipe.activation_by_row(), spec->fp8->on_device(*spec->weight).by_row, recipe.weight_scheme(), x.scalar_type());
+    const auto [u, saved] = quantized_input(device, x, spec, spec->prologue, recipe);
+    at::Tensor y = device.scaled_product(u, recipe.activation_by_row(), spec->fp8->on_device(*spec->weight).by_row, recipe.weight_scheme(), x.scalar_type());
     if (spec->bias) y.add_(spec->bias->value);
     if (residual) y.add_(*residual);
-    const SavedInput saved = saved_for(x, spec->prologue, recipe, q);
-    ctx->save_for_backward({saved.x, rstd, saved.quantized.codes, saved.quantized.scales});
+    ctx->save_for_backward({saved.x, saved.rstd, saved.quantized.codes, saved.quantized.scales});
     ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
     ctx->saved_data["residual"] = residual.has_value();
     return y;
@@ -92,7 +94,7 @@ struct DeviceLinearFunction : torch::autograd::Function<DeviceLinearFunction> {
         dx = rms_norm_backward(dx, saved.x, spec.norm->value, saved.rstd, norm_trains ? spec.norm->open_gradient() : at::Tensor());
         if (norm_trains) spec.norm->gradient_added();
       } else if (spec.prologue == Prologue::kSwiglu) {
-        dx = swiglu_backward(dx, gate_up_of(device, saved, recipe, dy.scalar_type()));
+        dx = device.swiglu_backward_of_codes(dx, saved.quantized, recipe.activation_by_row());
       }
     }
     return {dx, ctx->saved_data["residual"].toBool() ? dy : at::Tensor(), at::Tensor(), at::Tensor()};
@@ -117,11 +119,10 @@ struct DeviceGroupedFp8Function : torch::autograd::Function<DeviceGroupedFp8Func
     const GroupedLinearSpec& spec = *state->spec;
     const Accelerator& device = *accelerator_of(x);
     const Recipe& recipe = spec.fp8->recipe();
-    const Quantized q = device.quantize(spec.prologue == Prologue::kSwiglu ? swiglu(x) : x, recipe.activation_by_row(), false);
-    const SavedInput saved = saved_for(x, spec.prologue, recipe, q);
+    const auto [u, saved] = quantized_input(device, x, nullptr, spec.prologue, recipe);
     ctx->save_for_backward({saved.quantized.codes, saved.quantized.scales});
     ctx->saved_data["state"] = c10::IValue::make_capsule(state);
-    return device.grouped_scaled_product(rows_of_experts(device, q, recipe.activation_by_row(), state->map), recipe.activation_by_row(), spec.fp8->on_device(*spec.weight).by_row,
+    return device.grouped_scaled_product(rows_of_experts(device, u, recipe.activation_by_row(), state->map), recipe.activation_by_row(), spec.fp8->on_device(*spec.weight).by_row,
                                          recipe.weight_scheme(), state->groups, x.scalar_type());
   }
 
@@ -145,7 +146,7 @@ struct DeviceGroupedFp8Function : torch::autograd::Function<DeviceGroupedFp8Func
     at::Tensor dx = device.grouped_scaled_product(device.quantize(dy, recipe.gradient_by_row(), false), recipe.gradient_by_row(),
                                                   spec.fp8->on_device(*spec.weight).by_column, recipe.weight_scheme().transposed(), state->groups,
                                                   dy.scalar_type());
-    if (spec.prologue == Prologue::kSwiglu) dx = swiglu_backward(dx, gate_up_of(device, saved, recipe, dy.scalar_type()));
+    if (spec.prologue == Prologue::kSwiglu) dx = device.swiglu_backward_of_codes(dx, saved.quantized, recipe.activation_by_row());
     if (state->map == nullptr) return {dx, at::Tensor(), at::Tensor()};
     at::Tensor d_tokens = at::zeros({state->map->tokens, dx.size(1)}, dx.options());
     device.add_sums(dx, *state->map, {}, d_tokens);

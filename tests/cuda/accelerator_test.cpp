@@ -337,6 +337,32 @@ TEST_F(Gpu, QuantisesToTheSameBits) {
     }
 }
 
+TEST_F(Gpu, FusedQuantisersHaveTheSameBits) {
+  const auto expect_same = [](const fp8::Quantized& actual, const fp8::Quantized& expected, const std::string& what) {
+    EXPECT_TRUE(actual.scales.cpu().equal(expected.scales.cpu())) << what;
+    expect_same_numbers(actual.codes, expected.codes.cpu(), what);
+  };
+  const auto& device = device_under_test();
+  for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1, 8}, {5, 300}, {3, 129}, {66, 256}, {9, 2056}})
+    for (const at::ScalarType type : kTypes)
+      for (const fp8::Tile tile : {fp8::Tile{1, 128}, {}})
+        for (const bool powers : {false, true}) {
+          const std::string what = std::to_string(rows) + " x " + std::to_string(columns);
+          const fp8::Scheme scheme{fp8::Format::kE4m3, tile, powers};
+          const at::Tensor x = random({rows, columns}, type).to(kDevice), w = random({columns}).to(kDevice), d = random({rows, columns}, type).to(kDevice);
+          at::Tensor rstd, expected_rstd;
+          expect_same(device.quantize_norm(x, w, 1e-5f, scheme, &rstd), device.quantize(device.rms_norm(x, w, 1e-5f, &expected_rstd), scheme, false), "norm " + what);
+          EXPECT_TRUE(rstd.equal(expected_rstd)) << what;
+          const at::Tensor gates = fp8::hard_numbers(rows, 2 * columns, static_cast<uint64_t>(columns)).to(type).to(kDevice);
+          const auto fused = device.quantize_swiglu(gates, scheme);
+          expect_same(fused.product, device.quantize(device.swiglu(gates), scheme, false), "product " + what);
+          expect_same(fused.gate_up, device.quantize(gates.view({2 * rows, columns}), scheme, false), "gates " + what);
+          const at::Tensor again = device.dequantize(fused.gate_up, scheme, type).view({rows, 2 * columns});
+          expect_same_numbers(device.swiglu_of_codes(fused.gate_up, scheme, type), device.swiglu(again).cpu(), "again " + what);
+          expect_same_numbers(device.swiglu_backward_of_codes(d, fused.gate_up, scheme), device.swiglu_backward(d, again).cpu(), "backward " + what);
+        }
+}
+
 TEST_F(Gpu, ProductsInFp8) {
   const fp8::Scheme rows{fp8::Format::kE4m3, {1, 128}}, blocks{fp8::Format::kE4m3, {128, 128}}, tokens{fp8::Format::kE4m3, {128, 1}};
   const at::Tensor u = random({200, 336}, at::kBFloat16), w = random({272, 336}, at::kBFloat16), dy = random({200, 272}, at::kBFloat16);

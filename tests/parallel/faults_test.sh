@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Dead, stopped and out-of-step ranks: the job ends with a CommError that names the culprit, within the deadline (2 s)
 # plus 5 s, and leaves no process behind. Long phases extend the deadline.
-#   faults_test.sh FAULT_PROGRAM
+#   faults_test.sh FAULT_PROGRAM [0 | 1: through shared memory]
 set -uo pipefail
 program=$1
+export TESSERA_TEST_SHARED_MEMORY=${2:-1}
+variant=shared_memory_$TESSERA_TEST_SHARED_MEMORY  # an argument that the program leaves alone; tells two runs' processes apart
 failures=0
 run_flags=(--oversubscribe --mca mpi_yield_when_idle 1)
 [ "$(id -u)" = 0 ] && run_flags+=(--allow-run-as-root)
@@ -14,7 +16,7 @@ fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
 expect() {
   local fault=$1 ranks=$2 status=$3 limit=$(($4 + ${TESSERA_TEST_EXTRA_SECONDS:-0})) output code begin=$SECONDS pattern  # sanitizers are slow
   shift 4
-  output=$(OMP_NUM_THREADS=1 timeout -k 5 60 mpirun "${run_flags[@]}" -np "$ranks" "$program" "$fault" 2>&1 </dev/null)
+  output=$(OMP_NUM_THREADS=1 timeout -k 5 60 mpirun "${run_flags[@]}" -np "$ranks" "$program" "$fault" "$variant" 2>&1 </dev/null)
   code=$?
   local took=$((SECONDS - begin))
   local before=$failures
@@ -28,9 +30,9 @@ expect() {
     grep -qE -- "$pattern" <<<"$output" || fail "$fault: nothing in the output matches '$pattern'"
   done
   sleep 0.2
-  if pgrep -f "^$program $fault" >/dev/null; then
+  if pgrep -f "^$program $fault $variant" >/dev/null; then
     sleep 3
-    pgrep -f "^$program $fault" >/dev/null && fail "$fault: processes are left"
+    pgrep -f "^$program $fault $variant" >/dev/null && fail "$fault: processes are left"
   fi
   [ $failures = "$before" ] || echo "$output" | sed 's/^/    /'
   echo "$fault (np $ranks): $took s, exit code $code"
@@ -42,7 +44,7 @@ expect skip 3 error 9 'rank 1 has not arrived'
 # Whose deadline ends first is chance; either message shows both ranks.
 expect skip_and_go_on 2 error 9 'dp all_reduce #3' 'world barrier #[12]' 'rank [01] has not arrived'
 # MPI itself cannot tell that sizes differ.
-[ "${TESSERA_TEST_SHARED_MEMORY:-1}" = 0 ] || expect mismatch 2 error 9 'dp all_reduce #3' 'called all_reduce \((195|391) KiB\) as its #3'
+[ "$TESSERA_TEST_SHARED_MEMORY" = 0 ] || expect mismatch 2 error 9 'dp all_reduce #3' 'called all_reduce \((195|391) KiB\) as its #3'
 expect stop 2 error 9 'dp all_reduce #3' 'rank 1 does not answer \(stopped or dead\)'
 expect stop 3 error 9 'rank 1 does not answer \(stopped or dead\)'
 expect stop_at_end 2 error 9 'rank 1 does not answer'
