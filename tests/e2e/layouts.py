@@ -1,9 +1,9 @@
 """Any layout gives the result of one rank: a tiny DeepSeek-V3 (MLA, experts in groups, shared expert, MTP, bias balancing) and a
-dense Qwen3, trained for 20 steps over pipeline, data and expert parallelism with every schedule. Losses within 1e-5 relative,
+dense Qwen3, trained over pipeline, data and expert parallelism with every schedule. Losses within 1e-5 relative,
 final weights within 1e-4 of each tensor's largest, each layer's expert counts equal as integers. Saved in one layout and
 resumed in another, the curve goes on as if it had never stopped. Recomputation changes no bit.
 
-  layouts.py [--full]      --full: every layout with every schedule, more pairs; otherwise a few
+  layouts.py [--full]      --full: 20 steps, every layout with every schedule, more pairs; otherwise 10 steps, a few of each
 """
 
 import sys
@@ -15,7 +15,8 @@ import numpy
 
 from harness import VOCABULARY, documents, exported, largest_difference, read_jsonl, run, write_jsonl, write_recipe, write_tokenizer
 
-STEPS, LOSS_BOUND, WEIGHT_BOUND = 20, 1e-5, 1e-4
+STEPS, ROWS = (20, 32) if "--full" in sys.argv else (10, 16)
+LOSS_BOUND, WEIGHT_BOUND = 1e-5, 1e-4
 COMMON = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 8, "num_attention_heads": 4,
           "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "initializer_range": 0.1, "rope_theta": 10000.0, "hidden_act": "silu"}
 DEEPSEEK = {**COMMON, "model_type": "deepseek_v3", "num_key_value_heads": 4, "moe_intermediate_size": 24, "q_lora_rank": 16,
@@ -57,7 +58,7 @@ class Runs:
         (root / "tokenizer").mkdir(exist_ok=True)
         write_tokenizer(root / "tokenizer")
 
-    def recipe(self, label, pp, ep, schedule, steps=STEPS, recompute="none", rows=32, deadline=60, every=0, background=False, changes=None):
+    def recipe(self, label, pp, ep, schedule, steps=STEPS, recompute="none", rows=ROWS, deadline=60, every=0, background=False, changes=None):
         """The recipe's path and its output."""
         output = self.root / f"{self.name}-{label}"
         experts = self.config["model_type"] == "deepseek_v3"
@@ -139,7 +140,7 @@ def recomputed(runs):
 def sharded_gradients(runs, full):
     """ZeRO-2 against one rank."""
     failures = 0
-    steps = 10 if runs.name == "deepseek_v3" else STEPS
+    steps = min(STEPS, 10) if runs.name == "deepseek_v3" else STEPS
     reference = runs.result(runs.train("reference-zero-2", 1, 1, 1, "1f1b", steps=steps))
     for ranks, pp, ep, schedule in [z for z in ZERO_2 if runs.name == "deepseek_v3" or z[2] == 1][:None if full else 2]:
         output = runs.train(f"zero-2-{ranks}-{pp}-{ep}-{schedule}", ranks, pp, ep, schedule, steps=steps, changes={"parallel": {"zero": 2}})
