@@ -4,6 +4,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "core/error.h"
@@ -46,28 +47,6 @@ at::Tensor product_with_residual(const at::Tensor& u, const at::Tensor& weight, 
   return y;
 }
 
-void add_adapters(const at::Tensor& u, const LinearSpec& spec, at::Tensor& y) {
-  for (const auto& slice : spec.adapters) {
-    const at::Tensor low = product_with_transposed(u, slice.a->value);
-    gemm(low, Transpose::kNo, slice.b->value, Transpose::kYes, y.slice(1, slice.out_begin, slice.out_end), slice.scale, 1.0);
-  }
-}
-
-/// Gradients of the adapters' inner products u A^T, one a slice.
-std::vector<at::Tensor> low_rank_gradients(const at::Tensor& dy, const LinearSpec& spec) {
-  std::vector<at::Tensor> gradients;
-  for (const auto& slice : spec.adapters)
-    gradients.push_back(product(dy.slice(1, slice.out_begin, slice.out_end), slice.b->value).mul_(slice.scale));
-  return gradients;
-}
-
-bool trains(const LinearSpec& spec) {
-  if (spec.weight->trainable() || (spec.bias && spec.bias->trainable())) return true;
-  for (const auto& slice : spec.adapters)
-    if (slice.b->trainable()) return true;
-  return false;
-}
-
 using RowStarts = std::vector<int64_t>;
 
 /// The input as the adapters, and the weight's gradient in float32, take it.
@@ -100,15 +79,7 @@ void weights_backward(const at::Tensor& dy, const fp8::SavedInput& saved, const 
     spec.bias->open_gradient().add_(dy.sum(0));
     spec.bias->gradient_added();
   }
-  for (size_t i = 0; i < spec.adapters.size(); ++i) {
-    const LowRankSlice& slice = spec.adapters[i];
-    if (!slice.b->trainable()) continue;
-    const at::Tensor low = product_with_transposed(u, slice.a->value);
-    gemm(dy.slice(1, slice.out_begin, slice.out_end), Transpose::kYes, low, Transpose::kNo, slice.b->open_gradient(), slice.scale, 1.0);
-    slice.b->gradient_added();
-    gemm(d_lows[i], Transpose::kYes, u, Transpose::kNo, slice.a->open_gradient(), 1.0, 1.0);
-    slice.a->gradient_added();
-  }
+  add_adapter_gradients(dy, u, d_lows, spec.adapters);
 }
 
 // The parameters' values are arguments so that autograd records the node when one of them is trainable.
@@ -126,7 +97,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
       u = apply_prologue(x, *spec, &saved.rstd);
     }
     at::Tensor y = product_with_residual(u, weight_operand(*spec), *spec, residual);
-    add_adapters(u, *spec, y);
+    add_adapters(u, spec->adapters, y);
     ctx->save_for_backward({saved.x, saved.rstd, saved.quantized.codes, saved.quantized.scales});
     ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
     ctx->saved_data["residual"] = residual.defined();
@@ -140,14 +111,13 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     const fp8::SavedInput saved{kept[0], kept[1], {kept[2], kept[3]}};
     const RowStarts starts = spec.fp8 ? ctx->saved_data["starts"].toIntVector() : RowStarts();
     const at::Tensor dy = gradients[0].contiguous();
-    const auto d_lows = low_rank_gradients(dy, spec);
-    if (trains(spec)) spec.weight->now_or_later([dy, saved, d_lows, starts, &spec] { weights_backward(dy, saved, d_lows, starts, spec); });
+    const auto d_lows = low_rank_gradients(dy, spec.adapters);
+    if (spec.trains()) spec.weight->now_or_later([dy, saved, d_lows, starts, &spec] { weights_backward(dy, saved, d_lows, starts, spec); });
     const bool norm_trains = spec.prologue == Prologue::kRmsNorm && spec.norm->trainable();
     at::Tensor du;
     if (ctx->needs_input_grad(0) || norm_trains)
       du = product(spec.fp8 ? fp8::gradient_by_row(dy, spec.fp8->recipe()) : dy, weight_operand(spec));
-    for (size_t i = 0; du.defined() && i < d_lows.size(); ++i)
-      gemm(d_lows[i], Transpose::kNo, spec.adapters[i].a->value, Transpose::kNo, du, 1.0, 1.0);
+    if (du.defined()) add_input_gradient(d_lows, spec.adapters, du);
     at::Tensor dx = du;
     if (du.defined() && spec.prologue == Prologue::kRmsNorm) {
       dx = rms_norm_backward(du, saved.x, spec.norm->value, saved.rstd, norm_trains ? spec.norm->open_gradient() : at::Tensor());
@@ -188,6 +158,11 @@ at::Tensor anchor_of(const LinearSpec& spec) {
 
 }  // namespace
 
+bool LinearSpec::trains() const {
+  if (weight->trainable() || (bias && bias->trainable())) return true;
+  return std::any_of(adapters.begin(), adapters.end(), [](const LowRankSlice& slice) { return slice.b->trainable(); });
+}
+
 void await(const LinearSpec& spec) {
   spec.weight->await();
   if (spec.bias) spec.bias->await();
@@ -200,8 +175,8 @@ void await(const LinearSpec& spec) {
 
 at::Tensor linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual, const std::vector<int64_t>& row_starts) {
   await(spec);
-  if (spec.fp8 && accelerator_of(x) != nullptr) return fp8::device_linear(x, spec, residual);
-  const bool keep = at::GradMode::is_enabled() && (trains(spec) || spec.prologue != Prologue::kNone);
+  if (spec.fp8 && accelerator_of(x) != nullptr) return fp8::device_linear(x, spec, residual, anchor_of(spec));
+  const bool keep = at::GradMode::is_enabled() && (spec.trains() || spec.prologue != Prologue::kNone);
   return LinearFunction::apply(x, residual.defined() ? std::optional(residual) : std::nullopt, anchor_of(spec), &spec, row_starts, keep);
 }
 
@@ -210,7 +185,7 @@ at::Tensor linear_prefill(const at::Tensor& x, const LinearSpec& spec, const at:
   if (x.size(0) >= kSteadyRows || x.size(0) == 0 || accelerator_of(x) != nullptr) {
     const at::Tensor u = apply_prologue(x, spec, nullptr);
     at::Tensor y = product_with_residual(u, spec.weight->values(), spec, residual);
-    add_adapters(u, spec, y);
+    add_adapters(u, spec.adapters, y);
     return y;
   }
   const auto padded = [](const at::Tensor& t) {

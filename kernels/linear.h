@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/low_rank.h"
 #include "kernels/parameter.h"
 #include "kernels/prologue.h"
 
@@ -16,22 +17,17 @@ namespace fp8 {
 class Weight;
 }
 
-/// y[:, out_begin : out_end] += scale * (u A^T) B^T (LoRA, arXiv 2106.09685, section 4.1).
-struct LowRankSlice {
-  ParameterPtr a;  // [r, in]
-  ParameterPtr b;  // [out_end - out_begin, r]
-  double scale = 1.0;
-  int64_t out_begin = 0, out_end = 0;
-};
-
 struct LinearSpec {
   ParameterPtr weight;  // [out, in]
   ParameterPtr bias = {};  // [out] or null
-  std::vector<LowRankSlice> adapters = {};
+  LowRankSlices adapters = {};
   Prologue prologue = Prologue::kNone;
   ParameterPtr norm = {};  // [in], with Prologue::kRmsNorm
   float norm_eps = 1e-6f;
   std::shared_ptr<fp8::Weight> fp8 = {};  // the weight's quantised twin: products in training are in FP8; null: in float32
+
+  /// Whether any of its parameters but the norm is trained.
+  [[nodiscard]] bool trains() const;
 };
 
 /// Waits until all values are whole; see Parameter::await.

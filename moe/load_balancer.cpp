@@ -1,6 +1,7 @@
 #include "moe/load_balancer.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -14,7 +15,27 @@
 namespace tessera::moe {
 
 namespace {
+
 int64_t total(const std::vector<int64_t>& counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
+
+/// One of each router's sums, on the host; undefined where there is none. A device is waited for once.
+std::vector<at::Tensor> of_each(const std::vector<LayerRouter>& routers, at::Tensor RoutingSums::* sum) {
+  std::vector<at::Tensor> found, result;
+  for (const LayerRouter& r : routers)
+    if (const at::Tensor& x = r.router->sums().*sum; x.defined()) found.push_back(x);
+  if (found.empty()) return std::vector<at::Tensor>(routers.size());
+  const at::Tensor host = at::stack(found).cpu();
+  int64_t next = 0;
+  for (const LayerRouter& r : routers) result.push_back((r.router->sums().*sum).defined() ? host[next++] : at::Tensor());
+  return result;
+}
+
+double total_of(const std::vector<LayerRouter>& routers, at::Tensor RoutingSums::* sum) {
+  double total = 0;
+  for (const at::Tensor& x : of_each(routers, sum)) total += x.defined() ? x.item<double>() : 0.0;
+  return total;
+}
+
 }  // namespace
 
 double LayerLoad::max_violation() const {
@@ -43,17 +64,16 @@ size_t LoadBalancer::place(const LayerRouter& router) const {
 }
 
 void LoadBalancer::begin_step() {
-  for (const LayerRouter& r : routers_) r.router->reset_statistics();
+  for (const LayerRouter& r : routers_) r.router->reset_sums();
 }
 
 std::vector<LayerLoad> LoadBalancer::collect(parallel::Communicator& world) const {
   if (layers_.empty()) return {};
   at::Tensor all = at::zeros({static_cast<int64_t>(layers_.size()), num_experts_}, at::kLong);
   int64_t* count = all.data_ptr<int64_t>();
-  for (const LayerRouter& r : routers_) {
-    const auto& counts = r.router->statistics().counts;
-    std::copy(counts.begin(), counts.end(), count + static_cast<int64_t>(place(r)) * num_experts_);
-  }
+  const auto counts = of_each(routers_, &RoutingSums::counts);
+  for (size_t i = 0; i < routers_.size(); ++i)
+    if (counts[i].defined()) std::copy_n(counts[i].const_data_ptr<int64_t>(), num_experts_, count + static_cast<int64_t>(place(routers_[i])) * num_experts_);
   world.all_reduce(all, parallel::ReduceOp::kSum, "experts' counts")->wait();
   std::vector<LayerLoad> loads;
   for (size_t i = 0; i < layers_.size(); ++i, count += num_experts_) loads.push_back(LayerLoad{std::vector<int64_t>(count, count + num_experts_)});
@@ -76,16 +96,8 @@ void LoadBalancer::update(const std::vector<LayerLoad>& loads) {
   }
 }
 
-double LoadBalancer::balance_loss() const {
-  double sum = 0;
-  for (const LayerRouter& r : routers_) sum += r.router->statistics().balance_loss;
-  return sum;
-}
+double LoadBalancer::balance_loss() const { return total_of(routers_, &RoutingSums::balance_loss); }
 
-double LoadBalancer::z_loss() const {
-  double sum = 0;
-  for (const LayerRouter& r : routers_) sum += r.router->statistics().z_loss;
-  return sum;
-}
+double LoadBalancer::z_loss() const { return total_of(routers_, &RoutingSums::z_loss); }
 
 }  // namespace tessera::moe

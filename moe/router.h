@@ -15,15 +15,11 @@
 
 namespace tessera::moe {
 
-/// What one training step makes of a layer's routing: sums over its micro-batches on this rank.
-struct RouterStatistics {
-  std::vector<int64_t> counts;  // [E] tokens that chose the expert
-  double balance_loss = 0, z_loss = 0;
-};
-
-/// The same sums on a device; undefined where there are none.
-struct DeviceStatistics {
-  at::Tensor counts, balance_loss, z_loss;  // int64 [E], float64 scalars
+/// What one training step makes of a layer's routing: sums over its micro-batches on this rank, where they were computed. Undefined
+/// where nothing was added.
+struct RoutingSums {
+  at::Tensor counts;                // [E] int64, tokens that chose the expert
+  at::Tensor balance_loss, z_loss;  // float64 scalars
 };
 
 /// Choices of experts by layer: [T, K] int32, rows of -1 where a token has none.
@@ -61,9 +57,8 @@ class Router final {
   [[nodiscard]] const MoeConfig& config() const { return config_; }
   [[nodiscard]] const kernels::ParameterPtr& weight() const { return weight_; }
   [[nodiscard]] const kernels::ParameterPtr& bias() const { return bias_; }
-  /// Waits for the device where tokens were routed on one.
-  [[nodiscard]] const RouterStatistics& statistics();
-  void reset_statistics();
+  [[nodiscard]] const RoutingSums& sums() const { return sums_; }
+  void reset_sums() { sums_ = {}; }
 
  private:
   [[nodiscard]] at::Tensor imposed(const RoutingTerms& terms, int64_t tokens) const;
@@ -71,8 +66,7 @@ class Router final {
   MoeConfig config_;
   int64_t layer_;
   kernels::ParameterPtr weight_, bias_;
-  RouterStatistics statistics_;
-  DeviceStatistics device_statistics_;
+  RoutingSums sums_;
 };
 
 /// A layer's router and the layer's number in the model.

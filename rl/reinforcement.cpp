@@ -36,8 +36,6 @@ void check(const trainer::TrainerConfig& config, const RlConfig& rl) {
   if (config.mtp.loss_weight > 0) throw ConfigError("mtp.loss_weight must be 0 with task: grpo, whose objective is on the next token alone");
   if (config.device != "cpu" && rl.staleness > 0)
     throw ConfigError("rl.staleness must be 0 with device = " + config.device + ", which makes rollouts and trains in turn in this version");
-  if (config.device != "cpu" && rl.routing_replay)
-    throw ConfigError("rl.routing_replay must be false with device = " + config.device + ", whose routers take no choices from outside in this version");
   if (config.train.batch_ramp.steps > 0) throw ConfigError("train.batch_ramp.steps must be 0 with task: grpo");
 }
 

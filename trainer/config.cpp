@@ -136,8 +136,6 @@ void TrainerConfig::validate() const {
   require(!name.empty(), "name is empty; give the run a name, or leave the key out");
   require(!output.empty(), "output is missing: the run's folder, for instance runs/" + name);
   require(!data.train.empty(), "data.train is missing: a list of {path, weight}");
-  require(device == "cpu" || !model.lora || precision.fp8 == "none",
-          "precision.fp8 with model.lora multiplies on a CPU in this version; leave it out (model.lora.base: fp8 saves the memory), or set device: cpu");
   model.validate();
   data.validate();
   precision.validate();
@@ -152,6 +150,8 @@ void TrainerConfig::validate() const {
     const bool codes = model.lora->base == "fp8";
     require(!codes || precision.compute == "float32" || device != "cpu", "precision.compute must be float32 with model.lora.base = fp8: frozen weights are made of their codes "
                                                       "in float32; set one of the two to float32");
+    require(!codes || precision.fp8 == "none" || device == "cpu",
+            "precision.fp8 = " + precision.fp8 + " with model.lora.base = fp8 multiplies on a CPU in this version: set precision.fp8 to none, model.lora.base to float32, or device to cpu");
     require(!codes || precision.fp8 != "tensorwise", "model.lora.base = fp8 keeps weights in blocks of 128 x 128, which precision.fp8 = tensorwise "
                                                      "cannot multiply by; set it to blockwise or none");
     require(!codes || precision.fp8 == "none" || !precision.fp8_power_of_two_scales,

@@ -54,6 +54,33 @@ void add_weight_gradient(const Accelerator& device, const at::Tensor& dy, const 
   at::Tensor(gradient).add_(device.scaled_product(device.quantize(dy, of_dy, true), of_dy.transposed(), device.quantize(u, of_u, true), of_u.transposed(), at::kFloat));
 }
 
+/// u as the product had it: what adapters multiply.
+at::Tensor rounded_input(const Accelerator& device, const SavedInput& saved, const LinearSpec& spec, at::ScalarType type) {
+  const Scheme scheme = spec.fp8->recipe().activation_by_row();
+  at::Tensor rstd;
+  switch (spec.prologue) {
+    case Prologue::kNone: return device.dequantize(saved.quantized, scheme, type);
+    case Prologue::kRmsNorm: return device.dequantize(device.quantize_norm(saved.x, spec.norm->value, spec.norm_eps, scheme, &rstd), scheme, type);
+    case Prologue::kSwiglu: return device.dequantize(device.quantize(device.swiglu_of_codes(saved.quantized, scheme, type), scheme, false), scheme, type);
+  }
+  return {};
+}
+
+/// Gradients of weight, bias and adapters.
+void weights_backward(const Accelerator& device, const at::Tensor& dy, const SavedInput& saved, const std::vector<at::Tensor>& d_lows, const LinearSpec& spec) {
+  const at::NoGradGuard no_grad;
+  if (spec.weight->trainable()) {
+    add_weight_gradient(device, dy, input_again(device, saved, &spec, spec.prologue, spec.fp8->recipe(), dy.scalar_type()), spec.fp8->recipe(),
+                        spec.weight->open_gradient());
+    spec.weight->gradient_added();
+  }
+  if (spec.bias && spec.bias->trainable()) {
+    spec.bias->open_gradient().add_(dy.sum(0));
+    spec.bias->gradient_added();
+  }
+  if (!spec.adapters.empty()) add_adapter_gradients(dy, rounded_input(device, saved, spec, dy.scalar_type()), d_lows, spec.adapters);
+}
+
 struct DeviceLinearFunction : torch::autograd::Function<DeviceLinearFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const std::optional<at::Tensor>& residual, const at::Tensor& /*anchor*/,
                             const LinearSpec* spec) {
@@ -63,6 +90,7 @@ struct DeviceLinearFunction : torch::autograd::Function<DeviceLinearFunction> {
     at::Tensor y = device.scaled_product(u, recipe.activation_by_row(), spec->fp8->on_device(*spec->weight).by_row, recipe.weight_scheme(), x.scalar_type());
     if (spec->bias) y.add_(spec->bias->value);
     if (residual) y.add_(*residual);
+    if (!spec->adapters.empty()) add_adapters(device.dequantize(u, recipe.activation_by_row(), x.scalar_type()), spec->adapters, y);
     ctx->save_for_backward({saved.x, saved.rstd, saved.quantized.codes, saved.quantized.scales});
     ctx->saved_data["spec"] = reinterpret_cast<int64_t>(spec);
     ctx->saved_data["residual"] = residual.has_value();
@@ -76,20 +104,14 @@ struct DeviceLinearFunction : torch::autograd::Function<DeviceLinearFunction> {
     const at::Tensor dy = gradients[0].contiguous();
     const Accelerator& device = *accelerator_of(dy);
     const Recipe& recipe = spec.fp8->recipe();
-    if (spec.weight->trainable())
-      spec.weight->now_or_later([dy, saved, &spec, &device, &recipe] {
-        const at::NoGradGuard no_grad;
-        add_weight_gradient(device, dy, input_again(device, saved, &spec, spec.prologue, recipe, dy.scalar_type()), recipe, spec.weight->open_gradient());
-        spec.weight->gradient_added();
-        if (!spec.bias || !spec.bias->trainable()) return;
-        spec.bias->open_gradient().add_(dy.sum(0));
-        spec.bias->gradient_added();
-      });
+    const auto d_lows = low_rank_gradients(dy, spec.adapters);
+    if (spec.trains()) spec.weight->now_or_later([dy, saved, d_lows, &spec, &device] { weights_backward(device, dy, saved, d_lows, spec); });
     const bool norm_trains = spec.prologue == Prologue::kRmsNorm && spec.norm->trainable();
     at::Tensor dx;
     if (ctx->needs_input_grad(0) || norm_trains) {
       dx = device.scaled_product(device.quantize(dy, recipe.gradient_by_row(), false), recipe.gradient_by_row(), spec.fp8->on_device(*spec.weight).by_column,
                                  recipe.weight_scheme().transposed(), dy.scalar_type());
+      add_input_gradient(d_lows, spec.adapters, dx);
       if (spec.prologue == Prologue::kRmsNorm) {
         dx = rms_norm_backward(dx, saved.x, spec.norm->value, saved.rstd, norm_trains ? spec.norm->open_gradient() : at::Tensor());
         if (norm_trains) spec.norm->gradient_added();
@@ -166,9 +188,8 @@ const Weight::OnDevice& Weight::on_device(const Parameter& weight) {
   return on_device_;
 }
 
-at::Tensor device_linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual) {
-  TESSERA_CHECK(spec.adapters.empty(), "adapters beside products in FP8");
-  return DeviceLinearFunction::apply(x.contiguous(), residual.defined() ? std::optional(residual) : std::nullopt, spec.weight->value, &spec);
+at::Tensor device_linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual, const at::Tensor& anchor) {
+  return DeviceLinearFunction::apply(x.contiguous(), residual.defined() ? std::optional(residual) : std::nullopt, anchor, &spec);
 }
 
 at::Tensor device_grouped_linear(const at::Tensor& x, const RowMapPtr& map, const GroupedLinearSpec& spec, const RowGroups& groups) {

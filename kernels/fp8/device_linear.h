@@ -9,8 +9,9 @@
 
 namespace tessera::kernels::fp8 {
 
-/// linear() of a spec with `fp8` and without adapters. Tiles along tokens do not begin anew at rows: they do where rows are whole tiles long.
-at::Tensor device_linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual);
+/// linear() of a spec with `fp8`. `anchor`: the value of a parameter that is trained, if any is. Tiles along tokens do not begin anew at rows:
+/// they do where rows are whole tiles long.
+at::Tensor device_linear(const at::Tensor& x, const LinearSpec& spec, const at::Tensor& residual, const at::Tensor& anchor);
 
 /// grouped_linear() of a spec with `fp8`; with a `map` x are tokens, whose codes are gathered.
 at::Tensor device_grouped_linear(const at::Tensor& x, const RowMapPtr& map, const GroupedLinearSpec& spec, const RowGroups& groups);

@@ -71,6 +71,12 @@ def main():
         for model in ("llama", "deepseek"):  # adapters over a base in FP8, whose numbers are made where it lies
             lora = LoraRuns(Path(root), model)
             on_cpu, _ = lora.train("cpu", lora.plain, "fp8")
+            products = {"precision": {"fp8": "blockwise"}}
+            reference, _ = lora.train("cpu, products in FP8", lora.plain, None, **products)
+            recipe, output = lora.recipe("device, products in FP8", lora.plain, None, device=KIND, **products)
+            run("--plugin", PLUGIN, "train", recipe)
+            difference = max(abs(a - b[0]) / b[0] for a, b in zip(losses(output), reference))
+            expect(0 < difference < 5e-3, f"{model}, LoRA beside products in FP8: {difference:.1e} from the CPU's")
             for compute, bound in (("float32", 1e-4),) if model == "llama" else (("bfloat16", 0.02),):
                 recipe, output = lora.recipe(f"device {compute}", lora.plain, "fp8", device=KIND, precision={"compute": compute})
                 run("--plugin", PLUGIN, "train", recipe)

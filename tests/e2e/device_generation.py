@@ -32,15 +32,18 @@ def main():
         for options in ((), ("--batch", 2)):
             checks.expect(generated(root, model, prompts, "--device", KIND, *options) == cpu, f"generate {' '.join(map(str, options))}: the CPU's tokens")
 
-        bench = Bench(root, "grpo", DEEPSEEK)
-        rows = {}
-        for label, ranks, ep, where in (("cpu", 1, 1, "cpu"), ("device", 1, 1, KIND), ("device-ep-2", 2, 2, KIND)):
-            recipe, output = bench.recipe(label, ep=ep, steps=3)
-            run("--plugin", PLUGIN, "train", recipe, f"device={where}", ranks=ranks)
-            rows[label] = read_jsonl(output / "metrics.jsonl")
-        for label in ("device", "device-ep-2"):
-            apart = difference(rows[label], rows["cpu"])
-            checks.expect(apart < 1e-4, f"GRPO, {label}: the CPU's rollouts, {apart:.1e} from its losses")
+        replay = {"rl": {"routing_replay": True, "updates_per_rollout": 2}, "optimizer": {"lr": 2e-2, "weight_decay": 0.0}}
+        for name, settings in (("GRPO", {}), ("replayed experts", replay)):
+            bench = Bench(root, name.replace(" ", "-"), DEEPSEEK)
+            rows = {}
+            for label, ranks, ep, where in (("cpu", 1, 1, "cpu"), ("device", 1, 1, KIND), ("device-ep-2", 2, 2, KIND)):
+                recipe, output = bench.recipe(label, ep=ep, steps=3, **settings)
+                run("--plugin", PLUGIN, "train", recipe, f"device={where}", ranks=ranks)
+                rows[label] = read_jsonl(output / "metrics.jsonl")
+            counts = {label: [[layer["counts"] for layer in row["moe_layers"]] for row in of_run] for label, of_run in rows.items()}
+            for label in ("device", "device-ep-2"):
+                apart = difference(rows[label], rows["cpu"])
+                checks.expect(apart < 1e-4 and counts[label] == counts["cpu"], f"{name}, {label}: the CPU's rollouts and experts, {apart:.1e} from its losses")
     return checks.finish()
 
 

@@ -15,7 +15,7 @@ import numpy
 
 from harness import VOCABULARY, documents, exported, largest_difference, read_jsonl, run, write_jsonl, write_recipe, write_tokenizer
 
-STEPS, ROWS = (20, 32) if "--full" in sys.argv else (10, 16)
+STEPS = 20 if "--full" in sys.argv else 10
 LOSS_BOUND, WEIGHT_BOUND = 1e-5, 1e-4
 COMMON = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 8, "num_attention_heads": 4,
           "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "initializer_range": 0.1, "rope_theta": 10000.0, "hidden_act": "silu"}
@@ -58,7 +58,7 @@ class Runs:
         (root / "tokenizer").mkdir(exist_ok=True)
         write_tokenizer(root / "tokenizer")
 
-    def recipe(self, label, pp, ep, schedule, steps=STEPS, recompute="none", rows=ROWS, deadline=60, every=0, background=False, changes=None):
+    def recipe(self, label, pp, ep, schedule, steps=STEPS, recompute="none", rows=32, deadline=60, every=0, background=False, changes=None):
         """The recipe's path and its output."""
         output = self.root / f"{self.name}-{label}"
         experts = self.config["model_type"] == "deepseek_v3"

@@ -8,6 +8,7 @@
 #include "kernels/swiglu.h"
 #include "live_bytes.h"
 #include "test_tensors.h"
+#include "tests/support/accelerators.h"
 
 namespace tessera::kernels {
 namespace {
@@ -235,6 +236,29 @@ TEST(Fp8Linear, TilesStandOutliersThatOneScaleForAllDoesNot) {
   RecordProperty("blockwise", std::to_string(tiles));
   RecordProperty("tensorwise", std::to_string(tensor));
   EXPECT_LT(tiles, 0.6 * tensor);
+}
+
+/// Adapters multiply what the product multiplied, on devices too.
+TEST(Fp8Linear, AdaptersOnADeviceAreTheHosts) {
+  for (const Prologue prologue : {Prologue::kNone, Prologue::kRmsNorm, Prologue::kSwiglu}) {
+    std::vector<at::Tensor> results[2];
+    for (int side = 0; side < 2; ++side) {
+      std::unique_ptr<test::InPlaceOfTheCpu> device;
+      if (side == 1) device = std::make_unique<test::InPlaceOfTheCpu>("operations");
+      LinearSpec spec{.weight = random_parameter({211, 150}, 1, 0.3), .prologue = prologue, .fp8 = std::make_shared<fp8::Weight>(recipe_of("blockwise"))};
+      spec.weight->gradient = {};
+      spec.weight->value = spec.weight->value.detach();
+      if (prologue == Prologue::kRmsNorm) spec.norm = random_parameter({150}, 3);
+      spec.adapters = {{random_parameter({4, 150}, 6), random_parameter({61, 4}, 7), 0.5, 150, 211}, {random_parameter({2, 150}, 8), random_parameter({50, 2}, 9), 2.0, 0, 50}};
+      at::Tensor x = random_tensor({40, prologue == Prologue::kSwiglu ? 300 : 150}, 10).requires_grad_(true);
+      const at::Tensor y = linear(x, spec);
+      y.backward(random_tensor({40, 211}, 11));
+      results[side] = {y.detach(), x.grad()};
+      for (const LowRankSlice& slice : spec.adapters) results[side].insert(results[side].end(), {slice.a->gradient, slice.b->gradient});
+      EXPECT_FALSE(spec.weight->gradient.defined());
+    }
+    for (size_t i = 0; i < results[0].size(); ++i) expect_close(results[1][i], results[0][i], 1e-5, ("result " + std::to_string(i)).c_str());
+  }
 }
 
 /// Bytes alive after `forward` of an intermediate x [rows, columns] that are neither x nor y: what is kept for the backward pass.

@@ -71,10 +71,11 @@ Outcome pass(const nlohmann::json& config, Recompute recompute = Recompute::kNon
   Outcome outcome;
   outcome.loss = total.item<double>();
   for (const auto& entry : model->routers(true)) {
-    const auto& statistics = entry.router->statistics();
-    outcome.balance += statistics.balance_loss;
-    outcome.z += statistics.z_loss;
-    outcome.counts.insert(outcome.counts.end(), statistics.counts.begin(), statistics.counts.end());
+    const auto& sums = entry.router->sums();
+    outcome.balance += sums.balance_loss.item<double>();
+    outcome.z += sums.z_loss.item<double>();
+    const at::Tensor counts = sums.counts.cpu();
+    outcome.counts.insert(outcome.counts.end(), counts.const_data_ptr<int64_t>(), counts.const_data_ptr<int64_t>() + counts.numel());
   }
   for (const auto& weight : model->weights()) {
     if (weight.buffer) continue;

@@ -1,8 +1,11 @@
 #include "moe/router.h"
 
+#include <memory>
+
 #include "core/error.h"
 #include "moe/selection.h"
 #include "tests/kernels/test_tensors.h"
+#include "tests/support/accelerators.h"
 
 namespace tessera::moe {
 namespace {
@@ -66,10 +69,14 @@ at::Tensor bad_choices(const MoeConfig& config, int64_t tokens) {
   return at::remainder(first * 5 + more * 3, config.num_experts).contiguous();
 }
 
-class RouterGradients : public testing::TestWithParam<std::tuple<MoeConfig, bool>> {
+/// As on the host, or as on a device.
+std::unique_ptr<test::InPlaceOfTheCpu> device_if(bool wanted) { return wanted ? std::make_unique<test::InPlaceOfTheCpu>("operations") : nullptr; }
+
+class RouterGradients : public testing::TestWithParam<std::tuple<MoeConfig, bool, bool>> {
  protected:
   [[nodiscard]] static const MoeConfig& config_of_case() { return std::get<0>(GetParam()); }
   [[nodiscard]] static bool imposed() { return std::get<1>(GetParam()); }
+  std::unique_ptr<test::InPlaceOfTheCpu> device_ = device_if(std::get<2>(GetParam()));
 };
 
 // Weights, both losses and all gradients against the formulas in double, the choice held: the router's own or an imposed one.
@@ -107,18 +114,20 @@ TEST_P(RouterGradients, EqualTheFormulasInDouble) {
   expect_close(routing.weights.detach(), weights.detach(), 1e-6, "weights");
   expect_close(x.grad(), rx.grad(), 1e-5, "input gradient");
   expect_close(router.weight()->gradient, rw.grad(), 1e-5, "weight gradient");
-  EXPECT_NEAR(router.statistics().balance_loss, balance.item<double>(), 1e-6);
-  EXPECT_NEAR(router.statistics().z_loss, z.item<double>(), 1e-5);
-  int64_t counted = 0;
-  for (int64_t count : router.statistics().counts) counted += count;
-  EXPECT_EQ(counted, tokens * choices);
+  EXPECT_NEAR(router.sums().balance_loss.item<double>(), balance.item<double>(), 1e-6);
+  EXPECT_NEAR(router.sums().z_loss.item<double>(), z.item<double>(), 1e-5);
+  EXPECT_EQ(router.sums().counts.sum().item<int64_t>(), tokens * choices);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, RouterGradients,
                          testing::Combine(testing::Values(sigmoid_config(true), sigmoid_config(false), softmax_config(true), softmax_config(false)),
-                                          testing::Bool()));
+                                          testing::Bool(), testing::Bool()));
 
-TEST(Router, ImposedChoicesAreTakenWhereThereAreAny) {
+class ImposedChoices : public testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(HostAndDevice, ImposedChoices, testing::Bool());
+
+TEST_P(ImposedChoices, AreTakenWhereThereAreAny) {
+  const auto device = device_if(GetParam());
   const MoeConfig config = sigmoid_config(true);
   Router router = make_router(config, 6);
   at::NoGradGuard no_grad;
@@ -134,9 +143,7 @@ TEST(Router, ImposedChoicesAreTakenWhereThereAreAny) {
   const Routing routing = router.route(x, {}, {.statistics = true, .imposed = &given, .record = &recorded});
   EXPECT_TRUE(routing.experts.equal(expected));
   EXPECT_TRUE(recorded.at(0).equal(expected));
-  std::vector<int64_t> counts(8);
-  for (int64_t i = 0; i < expected.numel(); ++i) ++counts[static_cast<size_t>(expected.const_data_ptr<int32_t>()[i])];
-  EXPECT_EQ(router.statistics().counts, counts) << "counted is what was used";
+  EXPECT_TRUE(router.sums().counts.equal(at::bincount(expected.view({-1}), {}, 8))) << "counted is what was used";
   // Another layer's are not this one's; those for other rows are a mistake of ours.
   const LayerChoices elsewhere = {{1, given.at(0)}};
   EXPECT_TRUE(router.route(x, {}, {.imposed = &elsewhere}).experts.equal(own));
@@ -147,9 +154,9 @@ TEST(Router, WithoutStatisticsNothingIsCounted) {
   Router router = make_router(softmax_config(true), 5);
   at::NoGradGuard no_grad;
   (void)router.route(random_tensor({4, 5}, 1), {}, {.statistics = false, .balance_weight = 1, .z_weight = 1});
-  for (int64_t count : router.statistics().counts) EXPECT_EQ(count, 0);
-  EXPECT_EQ(router.statistics().balance_loss, 0);
-  EXPECT_EQ(router.statistics().z_loss, 0);
+  EXPECT_FALSE(router.sums().counts.defined());
+  EXPECT_FALSE(router.sums().balance_loss.defined());
+  EXPECT_FALSE(router.sums().z_loss.defined());
 }
 
 }  // namespace

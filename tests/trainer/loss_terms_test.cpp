@@ -69,9 +69,10 @@ Outcome run_step(size_t rows_a_micro_batch) {
   outcome.loss = one.stages.forward_backward(batch, terms);
   for (const auto& used : one.model().parameters(true)) outcome.gradients.push_back(used.parameter->gradient.clone());
   for (const auto& [layer, router] : one.model().routers(true)) {
-    outcome.balance += router->statistics().balance_loss;
-    outcome.z += router->statistics().z_loss;
-    outcome.counts.insert(outcome.counts.end(), router->statistics().counts.begin(), router->statistics().counts.end());
+    const auto& sums = router->sums();
+    outcome.balance += sums.balance_loss.item<double>();
+    outcome.z += sums.z_loss.item<double>();
+    outcome.counts.insert(outcome.counts.end(), sums.counts.const_data_ptr<int64_t>(), sums.counts.const_data_ptr<int64_t>() + sums.counts.numel());
   }
   return outcome;
 }
