@@ -246,7 +246,7 @@ TEST(Fp8Linear, AdaptersOnADeviceAreTheHosts) {
       std::unique_ptr<test::InPlaceOfTheCpu> device;
       if (side == 1) device = std::make_unique<test::InPlaceOfTheCpu>("operations");
       LinearSpec spec{.weight = random_parameter({211, 150}, 1, 0.3), .prologue = prologue, .fp8 = std::make_shared<fp8::Weight>(recipe_of("blockwise"))};
-      spec.weight->gradient = {};
+      spec.weight->gradient = at::Tensor();
       spec.weight->value = spec.weight->value.detach();
       if (prologue == Prologue::kRmsNorm) spec.norm = random_parameter({150}, 3);
       spec.adapters = {{random_parameter({4, 150}, 6), random_parameter({61, 4}, 7), 0.5, 150, 211}, {random_parameter({2, 150}, 8), random_parameter({50, 2}, 9), 2.0, 0, 50}};
